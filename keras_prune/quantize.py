@@ -1,0 +1,111 @@
+"""Weights -> codebook and codes. A pruned weight (exactly zero) is code 0 and stays exactly zero.
+
+Weight sharing by one-dimensional k-means, a codebook per layer: Han, Mao and Dally 2016, "Deep
+Compression" (https://arxiv.org/abs/1510.00149), who found linear initialisation best.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+_MAX_ITERATIONS = 300  # Lloyd's steps; 1-D layers of 10^8 weights settle in fewer than 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Codebook:
+    """Shared weights: each layer's kept weights become one of 2**bits - 1 values; code 0 is the zero.
+
+    Args:
+        bits: bits of one code, 2 to 8.
+
+    Raises:
+        ValueError: ``bits`` out of range.
+
+    Example:
+        >>> import numpy as np
+        >>> codes, codebook = Codebook(bits=2).fit(np.array([[0.0, 1.0], [1.2, -3.0]]))
+        >>> codes.tolist(), codebook.tolist()
+        ([[0, 2], [3, 1]], [0.0, -3.0, 1.0, 1.2000000476837158])
+    """
+
+    bits: int = 4
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.bits, int) or not 2 <= self.bits <= 8:
+            raise ValueError(f"Codebook: expected bits from 2 to 8, got {self.bits!r}")
+
+    def get_config(self) -> dict[str, int]:
+        """The arguments, for `from_config`."""
+        return {"bits": self.bits}
+
+    @classmethod
+    def from_config(cls, config: dict[str, int]) -> Codebook:
+        """Makes the object from `get_config`'s result."""
+        return cls(**config)
+
+    def fit(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Fits the codebook of one layer.
+
+        The result depends on the multiset of values only, not on their order, so that a kernel and its
+        transpose get the same codebook. At most 2**bits - 1 distinct non-zero values are kept exactly.
+
+        Args:
+            weights: any shape, float; zeros are pruned weights.
+
+        Returns:
+            ``(codes, codebook)``: uint8 of the same shape, and (size,) float32 in ascending order after
+            the zero of code 0; ``codebook[codes]`` are the quantized weights.
+
+        Raises:
+            ValueError: a weight is NaN or infinite.
+        """
+        weights = np.asarray(weights, np.float32)
+        if not np.isfinite(weights).all():
+            raise ValueError("Codebook.fit: expected finite weights, got NaN or infinity; look for diverged training")
+        values = np.sort(weights[weights != 0])
+        distinct = np.unique(values)
+        limit = (1 << self.bits) - 1
+        centroids = distinct if len(distinct) <= limit else _kmeans(values.astype(np.float64), limit)
+        return _assign(weights, centroids)
+
+
+def _linear_centroids(values: np.ndarray, count: int) -> np.ndarray:
+    """Centroids spread evenly over the range of the sorted values, the dead zone around zero left out."""
+    negative, positive = values[values < 0], values[values > 0]
+    below = negative[-1] - negative[0] if len(negative) else 0.0
+    above = positive[-1] - positive[0] if len(positive) else 0.0
+    offsets = (np.arange(count) + 0.5) * (below + above) / count
+    base_below = negative[0] if len(negative) else 0.0
+    base_above = positive[0] if len(positive) else 0.0
+    return np.where(offsets < below, base_below + offsets, base_above + (offsets - below))
+
+
+def _kmeans(values: np.ndarray, count: int) -> np.ndarray:
+    """Lloyd's iterations on sorted float64 values; returns at most `count` distinct centroids, sorted."""
+    centroids = _linear_centroids(values, count)
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    bounds = np.empty(0, np.int64)
+    for _ in range(_MAX_ITERATIONS):
+        previous = bounds
+        middles = (centroids[1:] + centroids[:-1]) / 2
+        bounds = np.concatenate([[0], np.searchsorted(values, middles), [len(values)]])
+        sizes = np.diff(bounds)
+        means = np.diff(sums[bounds]) / np.maximum(sizes, 1)
+        centroids = np.where(sizes > 0, means, centroids)
+        if np.array_equal(bounds, previous):
+            break
+    return np.unique(centroids[sizes > 0].astype(np.float32))
+
+
+def _assign(weights: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Nearest centroid of every non-zero weight; a centroid of exactly zero would be a pruned weight."""
+    centroids = centroids[centroids != 0].astype(np.float32)
+    codebook = np.concatenate([np.zeros(1, np.float32), centroids])
+    if not len(centroids):
+        return np.zeros(weights.shape, np.uint8), codebook
+    middles = (centroids[1:].astype(np.float64) + centroids[:-1]) / 2
+    codes = (np.searchsorted(middles, weights.astype(np.float64)) + 1).astype(np.uint8)
+    codes[weights == 0] = 0
+    return codes, codebook
