@@ -1,0 +1,70 @@
+# `make demo` and `make test` need Python 3.11+, a C++17 compiler and make; they set up everything else in .venv.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VENV ?= .venv
+OUT ?= out
+BIN := $(VENV)/bin
+CPP_BUILD := build/cpp
+PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(shell command -v $(p) >/dev/null 2>&1 && \
+	$(p) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $(p))))
+NATIVE_SOURCES := $(shell find custom_ops -name '*.cc' -o -name '*.h')
+QUIET_TF := TF_CPP_MIN_LOG_LEVEL=2
+
+.PHONY: help setup demo test test-python test-cpp test-slow lint format bench clean
+
+help:  ## Show this list.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/.installed: setup.cfg setup.py pyproject.toml
+	@test -n "$(PYTHON)" || { echo "keras_prune needs Python 3.11 to 3.13 on the PATH (or make PYTHON=/path/to/python)"; exit 1; }
+	@command -v $${CXX:-c++} >/dev/null || { echo "keras_prune needs a C++17 compiler: install g++ or clang, or set CXX"; exit 1; }
+	@echo "Setting up $(VENV) (once; a few minutes) ..."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip 'setuptools>=77' wheel
+	$(BIN)/python -m pip install --quiet --editable '.[test,lint,plot]'
+	@touch $@
+
+$(VENV)/.native: $(VENV)/.installed $(NATIVE_SOURCES)
+	$(BIN)/python setup.py --quiet build_ext --inplace
+	@touch $@
+
+setup: $(VENV)/.native  ## Make .venv, install, build the native libraries (the others do it by themselves).
+
+demo: setup  ## Train, prune, export and compare on scikit-learn's digits.
+	@$(QUIET_TF) $(BIN)/python examples/digits_demo.py --out $(OUT)/demo
+
+test: test-cpp test-python  ## C++ tests under the address and undefined-behaviour sanitizers, then the Python tests.
+
+test-python: setup
+	$(QUIET_TF) $(BIN)/python -m pytest
+
+test-cpp: setup
+	@mkdir -p $(CPP_BUILD)
+	$(BIN)/cmake -S custom_ops -B $(CPP_BUILD) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
+		-DCMAKE_BUILD_TYPE=RelWithDebInfo -DKERAS_PRUNE_SANITIZE=address,undefined >$(CPP_BUILD)/configure.log \
+		|| { cat $(CPP_BUILD)/configure.log; exit 1; }
+	$(BIN)/cmake --build $(CPP_BUILD)
+	$(BIN)/ctest --test-dir $(CPP_BUILD) --output-on-failure
+
+test-slow: setup  ## What takes long: MNIST over three seeds, the oldest supported versions, long property tests.
+	$(QUIET_TF) $(BIN)/python -m pytest -m slow
+
+lint: setup  ## ruff (style, imports, docstrings), its formatter, and mypy.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup  ## Format the Python code.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup  ## Speed and memory as ratios, each measured in turn in one run; JSON in $(OUT)/bench.
+	@mkdir -p $(OUT)/bench
+	$(QUIET_TF) $(BIN)/python benchmarks/latency.py --out $(OUT)/bench --json $(OUT)/bench/latency.json
+	$(QUIET_TF) $(BIN)/python benchmarks/training.py --out $(OUT)/bench --json $(OUT)/bench/training.json
+
+clean:  ## Remove what was built, but not .venv.
+	rm -rf build dist out ./*.egg-info keras_prune/_native

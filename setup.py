@@ -1,0 +1,132 @@
+"""Builds the native libraries; all metadata is in setup.cfg.
+
+Both libraries are plain shared objects without Python in them, so one wheel serves every Python version of a platform.
+The name of a kernel's file says what it is compiled for: ``<dtype>_<op>_<layout>__<isa>.cc``.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import pathlib
+import platform
+import shlex
+import subprocess
+import sys
+
+from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
+
+ROOT = pathlib.Path(__file__).resolve().parent
+OPS = pathlib.Path("custom_ops")
+COMMON_FLAGS = (
+    "-std=c++17 -O3 -fPIC -fvisibility=hidden -fno-exceptions -fno-rtti -fno-threadsafe-statics -ffp-contract=off "
+    "-Wall -Wextra -Werror"
+).split()
+X86_FLAGS = {
+    "avx2": ["-mavx2", "-mfma"],
+    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"],
+}
+ISA_FLAGS = {"x86_64": X86_FLAGS, "amd64": X86_FLAGS}.get(platform.machine().lower(), {})
+# The delegate runs in any process on any Linux: nothing but libc. (libgcc here is its static part.)
+DELEGATE_LINK_FLAGS = ["-nodefaultlibs", "-lc", "-lgcc", "-Wl,--no-undefined"]
+TF_SONAME = "libtensorflow_framework.so.2"
+
+
+def sources(*folders: str) -> list[str]:
+    """The sources in these folders that this machine's compiler can build, and the storage format's."""
+    found = [OPS / "sparse_format.cc"]
+    for folder in folders:
+        for path in sorted((ROOT / OPS / folder).glob("*.cc")):
+            if "__" not in path.stem or path.stem.rsplit("__")[-1] in ("scalar", "reference", *ISA_FLAGS):
+                found.append(path.relative_to(ROOT))
+    return [str(path) for path in found]
+
+
+def headers() -> list[str]:
+    """All headers: a library is rebuilt when one changes."""
+    return [str(path.relative_to(ROOT)) for path in sorted((ROOT / OPS).rglob("*.h"))]
+
+
+class SharedLibrary(Extension):
+    """A shared object without Python in it."""
+
+
+class BuildNative(build_ext):
+    """Compiles with the machine's C++ compiler (``CXX``, else ``c++``); nothing else is needed."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        """``keras_prune/_native/lib<name>.so``, without a Python version in it."""
+        return str(pathlib.Path(*fullname.split("."))) + ".so"
+
+    def build_extension(self, ext: Extension) -> None:
+        """Compiles what changed, two files at a time, and links."""
+        if sys.platform != "linux":
+            raise SystemExit(f"keras_prune: the native libraries are built for Linux, not yet for {sys.platform}")
+        target = pathlib.Path(self.get_ext_fullpath(ext.name))
+        temp = pathlib.Path(self.build_temp) / ext.name.rsplit(".", maxsplit=1)[-1]
+        temp.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = list(pool.map(lambda source: self.compile_one(source, temp), ext.sources))
+        link = [*self.stub(ext, temp), *ext.extra_link_args]
+        unfinished = target.with_suffix(".so.tmp")
+        self.run([*compiler(), "-shared", *objects, "-o", str(unfinished), "-Wl,-z,now", *link])
+        unfinished.replace(target)
+
+    def compile_one(self, source: str, temp: pathlib.Path) -> str:
+        """Compiles one file when it, a header or this script is newer than its object."""
+        target = temp / (source.replace("/", "_") + ".o")
+        inputs = [source, "setup.py", *headers()]
+        if not target.exists() or target.stat().st_mtime < max(pathlib.Path(p).stat().st_mtime for p in inputs):
+            isa = pathlib.Path(source).stem.rsplit("__")[-1]
+            self.run([*compiler(), *COMMON_FLAGS, *ISA_FLAGS.get(isa, []), "-c", source, "-o", str(target)])
+        return str(target)
+
+    def stub(self, ext: Extension, temp: pathlib.Path) -> list[str]:
+        """An empty library with TensorFlow's soname: names the dependency without TensorFlow at build time."""
+        if not ext.name.endswith("tf_op"):
+            return []
+        path = temp / TF_SONAME
+        empty = temp / "empty.cc"
+        empty.write_text("")
+        self.run([*compiler(), "-shared", str(empty), f"-Wl,-soname,{TF_SONAME}", "-o", str(path)])
+        return ["-Wl,--no-as-needed", str(path), "-Wl,--as-needed"]
+
+    def run(self, command: list[str]) -> None:
+        """Runs a compiler command and shows it."""
+        self.announce(shlex.join(command), level=2)
+        try:
+            subprocess.run(command, check=True, cwd=ROOT)
+        except FileNotFoundError:
+            raise SystemExit(f"keras_prune: no C++17 compiler named {command[0]!r}; install one or set CXX") from None
+        except subprocess.CalledProcessError as error:
+            raise SystemExit(f"keras_prune: {shlex.join(command)} failed with code {error.returncode}") from None
+
+
+class PlatformWheel(bdist_wheel):
+    """Any Python 3, this platform only."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        """``py3-none-<platform>``."""
+        return ("py3", "none", super().get_tag()[2])
+
+
+def compiler() -> list[str]:
+    """The C++ compiler's command."""
+    return shlex.split(os.environ.get("CXX", "c++"))
+
+
+setup(
+    ext_modules=[
+        SharedLibrary(
+            "keras_prune._native.libkeras_prune_delegate",
+            sources("kernels", "tflite"),
+            depends=headers(),
+            extra_link_args=DELEGATE_LINK_FLAGS,
+        ),
+        SharedLibrary("keras_prune._native.libkeras_prune_tf_op", sources("kernels", "tf"), depends=headers()),
+    ],
+    cmdclass={"build_ext": BuildNative, "bdist_wheel": PlatformWheel},
+)

@@ -1,0 +1,34 @@
+"""What all tests share: where the optional data is, and quiet, repeatable Keras."""
+
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+
+DATA = pathlib.Path(__file__).resolve().parents[1].parent / "shared" / "data"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves slow tests to `make test-slow`."""
+    if "slow" in (config.getoption("-m") or ""):
+        return
+    chosen = [item for item in items if "slow" not in item.keywords]
+    config.hook.pytest_deselected(items=[item for item in items if "slow" in item.keywords])
+    items[:] = chosen
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> pathlib.Path:
+    """The folder with MNIST and other files beside the checkout; the test is skipped where it is not."""
+    if not (DATA / "mnist.npz").is_file():
+        pytest.skip(f"{DATA}/mnist.npz is not there")
+    return DATA
+
+
+@pytest.fixture
+def seeded() -> None:
+    """Same random numbers in every run."""
+    import keras  # noqa: PLC0415
+
+    keras.utils.set_random_seed(1234)

@@ -1,0 +1,38 @@
+"""Modules import only from those before them in the design's list."""
+
+from __future__ import annotations
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+ORDER = (
+    "native schedules patterns quantize sparse_format graph costs criteria allocation masks wrappers callbacks surgery "
+    "analysis ops layers keras_prune_export"
+).split()
+FILES = sorted([*(ROOT / "keras_prune").rglob("*.py"), *(ROOT / "export" / "keras_prune_export").rglob("*.py")])
+
+
+def module_of(parts: tuple[str, ...]) -> str:
+    return "keras_prune_export" if parts[0] == "keras_prune_export" else (*parts, "")[1]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_down_only(path):
+    parts = path.relative_to(ROOT / "export" if "export" in path.parts else ROOT).with_suffix("").parts
+    here = module_of(parts)
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names = [f"{node.module}.{a.name}" for a in node.names]
+        for name in names:
+            top, *_ = split = tuple(name.split("."))
+            if top in ("keras_prune", "keras_prune_export") and here not in ("", "__init__"):
+                other = module_of(split)
+                if top == "keras_prune_export" or other in ORDER:
+                    assert ORDER.index(other) <= ORDER.index(here), f"{here} imports {other}"
+            assert top not in ("tensorflow_model_optimization", "tf_keras"), f"{path} imports {top}"
+            assert not name.startswith("tensorflow.python"), f"{path} imports {name}"
