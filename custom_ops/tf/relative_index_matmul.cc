@@ -1,0 +1,241 @@
+// The TensorFlow op KerasPruneRelativeIndexMatmul: y = x * W on packed weights, or dx = dy * W^T with transpose = true.
+// W is the Keras kernel (inputs, outputs); `packed` holds its transpose, (rows, cols) = (outputs, inputs).
+//
+// To build: this folder's, custom_ops/kernels' and custom_ops/'s *.cc as position-independent C++17, linked with
+//   c++ -shared ... -nodefaultlibs -lc -ldl -lgcc -Wl,--no-undefined
+// Nothing of TensorFlow is needed, neither headers nor libraries: its functions are looked up in the process that loads
+// this library (tf_c_api.cc), from Python (tf.load_op_library) or C++ (TF_LoadLibrary). A host that links this
+// op into its own binary compiles with -DKERAS_PRUNE_TF_LINKED.
+#include <cinttypes>
+#include <cmath>
+#include <cstdarg>
+#include <cstdio>
+#include <cstdlib>
+
+#include "../kernels/fully_connected.h"
+#include "layout_cache.h"
+#include "tf_c_api.h"
+
+namespace keras_prune {
+namespace {
+
+constexpr char kOpName[] = "KerasPruneRelativeIndexMatmul";
+
+struct Kernel {
+  bool transpose;
+  int64_t rows;  // as the caller expects them in the packed bytes; -1: any
+  int64_t cols;
+};
+
+// Owns what TensorFlow hands out for the time of one call.
+struct Tensor {
+  TF_Tensor* tensor = nullptr;
+  ~Tensor() {
+    if (tensor != nullptr) tf.TF_DeleteTensor(tensor);
+  }
+  TF_Tensor* Take() {
+    TF_Tensor* taken = tensor;
+    tensor = nullptr;
+    return taken;
+  }
+};
+
+struct CallStatus {
+  TF_Status* status = tf.TF_NewStatus();
+  ~CallStatus() { tf.TF_DeleteStatus(status); }
+  bool ok() const { return tf.TF_GetCode(status) == kTfOk; }
+};
+
+__attribute__((format(printf, 3, 4))) bool Fail(TF_Status* status, int code, const char* format, ...) {
+  char message[512];
+  const int used = snprintf(message, sizeof message, "relative_index_matmul: ");
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(message + used, sizeof message - used, format, arguments);
+  va_end(arguments);
+  tf.TF_SetStatus(status, code, message);
+  return false;
+}
+
+bool CheckInputs(const TF_Tensor* x, const TF_Tensor* packed, TF_Status* status) {
+  if (tf.TF_NumDims(x) != 2 || tf.TF_TensorType(x) != kTfFloat) {
+    return Fail(status, kTfInvalidArgument,
+                "expected x of shape (batch, size) and type float32, got rank %d and type %d; reshape or cast it",
+                tf.TF_NumDims(x), tf.TF_TensorType(x));
+  }
+  if (tf.TF_NumDims(packed) != 1 || tf.TF_TensorType(packed) != kTfUint8) {
+    return Fail(status, kTfInvalidArgument,
+                "expected packed of shape (num_bytes,) and type uint8, got rank %d and type %d; pass what "
+                "pack_weights returned",
+                tf.TF_NumDims(packed), tf.TF_TensorType(packed));
+  }
+  return true;
+}
+
+bool CheckSizes(const Kernel& kernel, const FcLayout* layout, const TF_Tensor* x, TF_Status* status) {
+  const int64_t rows = FcRows(layout), cols = FcCols(layout);
+  if ((kernel.rows >= 0 && kernel.rows != rows) || (kernel.cols >= 0 && kernel.cols != cols)) {
+    return Fail(status, kTfInvalidArgument,
+                "expected packed weights of %" PRId64 " units and %" PRId64 " inputs (-1: any), got %" PRId64
+                " and %" PRId64 "; pass the bytes of this layer",
+                kernel.rows, kernel.cols, rows, cols);
+  }
+  const int64_t expected = kernel.transpose ? rows : cols;
+  if (tf.TF_Dim(x, 1) != expected) {
+    return Fail(status, kTfInvalidArgument,
+                "expected x of shape (batch, %" PRId64 ") for packed weights of %" PRId64 " units and %" PRId64
+                " inputs with transpose = %s, got (%" PRId64 ", %" PRId64 "); check the layer before this one",
+                expected, rows, cols, kernel.transpose ? "true" : "false", tf.TF_Dim(x, 0), tf.TF_Dim(x, 1));
+  }
+  const int64_t result = kernel.transpose ? cols : rows;
+  if (tf.TF_Dim(x, 0) > INT64_MAX / (result * static_cast<int64_t>(sizeof(float)))) {
+    return Fail(status, kTfInvalidArgument, "a batch of %" PRId64 " is too large; split it", tf.TF_Dim(x, 0));
+  }
+  return true;
+}
+
+// Checks, then computes; false with `status` set on an error.
+bool Multiply(const Kernel& kernel, const FcLayout* layout, const TF_Tensor* x, TF_OpKernelContext* context,
+              TF_Status* status) {
+  if (!CheckSizes(kernel, layout, x, status)) return false;
+  const int64_t shape[2] = {tf.TF_Dim(x, 0), kernel.transpose ? FcCols(layout) : FcRows(layout)};
+  const size_t num_bytes = static_cast<size_t>(shape[0]) * static_cast<size_t>(shape[1]) * sizeof(float);
+  Tensor y;
+  y.tensor = tf.TF_AllocateOutput(context, 0, kTfFloat, shape, 2, num_bytes, status);
+  if (tf.TF_GetCode(status) != kTfOk) return false;
+  if (num_bytes == 0) return true;
+  const float* from = static_cast<const float*>(tf.TF_TensorData(x));
+  float* to = static_cast<float*>(tf.TF_TensorData(y.tensor));
+  const size_t batch = static_cast<size_t>(shape[0]);
+  if (kernel.transpose) {
+    FcBackward(layout, from, batch, to);
+  } else {
+    FcForward(layout, from, batch, nullptr, -HUGE_VALF, HUGE_VALF, to);
+  }
+  return true;
+}
+
+bool ComputeChecked(const Kernel& kernel, TF_OpKernelContext* context, TF_Status* status) {
+  Tensor x, packed;
+  tf.TF_GetInput(context, 0, &x.tensor, status);
+  if (tf.TF_GetCode(status) != kTfOk) return false;
+  tf.TF_GetInput(context, 1, &packed.tensor, status);
+  if (tf.TF_GetCode(status) != kTfOk) return false;
+  if (!CheckInputs(x.tensor, packed.tensor, status)) return false;
+  const LayoutLookup found = AcquireLayout(packed.Take());
+  if (found.shared == nullptr) {
+    return Fail(status, found.out_of_memory ? kTfResourceExhausted : kTfInvalidArgument, "%s", found.error);
+  }
+  const bool ok = Multiply(kernel, found.shared->layout, x.tensor, context, status);
+  ReleaseLayout(found.shared);
+  return ok;
+}
+
+void Compute(void* kernel, TF_OpKernelContext* context) {
+  CallStatus call;
+  if (!ComputeChecked(*static_cast<const Kernel*>(kernel), context, call.status)) {
+    tf.TF_OpKernelContext_Failure(context, call.status);
+  }
+}
+
+void* Create(TF_OpKernelConstruction* construction) {
+  CallStatus call;
+  unsigned char transpose = 0;
+  int64_t rows = -1, cols = -1;
+  tf.TF_OpKernelConstruction_GetAttrBool(construction, "transpose", &transpose, call.status);
+  if (call.ok()) tf.TF_OpKernelConstruction_GetAttrInt64(construction, "rows", &rows, call.status);
+  if (call.ok()) tf.TF_OpKernelConstruction_GetAttrInt64(construction, "cols", &cols, call.status);
+  Kernel* kernel = call.ok() ? static_cast<Kernel*>(malloc(sizeof(Kernel))) : nullptr;
+  if (kernel == nullptr) {
+    if (call.ok()) Fail(call.status, kTfResourceExhausted, "out of memory");
+    tf.TF_OpKernelConstruction_Failure(construction, call.status);
+    return nullptr;
+  }
+  *kernel = {transpose != 0, rows, cols};
+  return kernel;
+}
+
+void Delete(void* kernel) {
+  free(kernel);
+  ReleaseUnused();
+}
+
+// A shape of TensorFlow's shape inference.
+struct Shape {
+  TF_ShapeHandle* handle;
+  explicit Shape(TF_ShapeHandle* owned) : handle(owned) {}
+  ~Shape() { tf.TF_DeleteShapeHandle(handle); }
+  Shape(const Shape&) = delete;
+  Shape& operator=(const Shape&) = delete;
+};
+
+// Sets *rank, -1 when unknown.
+void InputRank(TF_ShapeInferenceContext* context, int index, const Shape& shape, int64_t* rank, TF_Status* status) {
+  *rank = -1;
+  tf.TF_ShapeInferenceContextGetInput(context, index, shape.handle, status);
+  if (tf.TF_GetCode(status) != kTfOk) return;
+  if (tf.TF_ShapeInferenceContextRankKnown(context, shape.handle)) {
+    *rank = tf.TF_ShapeInferenceContextRank(context, shape.handle);
+  }
+}
+
+// (batch, ?): the C API gives shape functions no integer attributes, so Python sets the second dimension where it is
+// known.
+void InferShape(TF_ShapeInferenceContext* context, TF_Status* status) {
+  constexpr size_t kUnknown = static_cast<size_t>(-1);  // as int64 TensorFlow's mark of an unknown dimension
+  const Shape x(tf.TF_NewShapeHandle()), packed(tf.TF_NewShapeHandle()), y(tf.TF_NewShapeHandle());
+  int64_t x_rank = -1, packed_rank = -1;
+  InputRank(context, 0, x, &x_rank, status);
+  if (tf.TF_GetCode(status) == kTfOk) InputRank(context, 1, packed, &packed_rank, status);
+  if (tf.TF_GetCode(status) != kTfOk) return;
+  if ((x_rank != -1 && x_rank != 2) || (packed_rank != -1 && packed_rank != 1)) {
+    Fail(status, kTfInvalidArgument,
+         "expected x of rank 2 and packed of rank 1, got %" PRId64 " and %" PRId64 " (-1: unknown); reshape them",
+         x_rank, packed_rank);
+    return;
+  }
+  const Shape last(tf.TF_ShapeInferenceContextVectorFromSize(context, kUnknown));
+  const Shape batch(x_rank == 2 ? tf.TF_NewShapeHandle()
+                                : tf.TF_ShapeInferenceContextVectorFromSize(context, kUnknown));
+  if (x_rank == 2) tf.TF_ShapeInferenceContextSubshape(context, x.handle, 0, 1, batch.handle, status);
+  if (tf.TF_GetCode(status) != kTfOk) return;
+  tf.TF_ShapeInferenceContextConcatenateShapes(context, batch.handle, last.handle, y.handle, status);
+  if (tf.TF_GetCode(status) == kTfOk) tf.TF_ShapeInferenceContextSetOutput(context, 0, y.handle, status);
+}
+
+bool RegisterOp(TF_Status* status) {
+  TF_OpDefinitionBuilder* op = tf.TF_NewOpDefinitionBuilder(kOpName);
+  tf.TF_OpDefinitionBuilderAddInput(op, "x: float32");
+  tf.TF_OpDefinitionBuilderAddInput(op, "packed: uint8");
+  tf.TF_OpDefinitionBuilderAddOutput(op, "y: float32");
+  tf.TF_OpDefinitionBuilderAddAttr(op, "transpose: bool = false");
+  tf.TF_OpDefinitionBuilderAddAttr(op, "rows: int = -1");
+  tf.TF_OpDefinitionBuilderAddAttr(op, "cols: int = -1");
+  tf.TF_OpDefinitionBuilderSetShapeInferenceFunction(op, InferShape);
+  tf.TF_RegisterOpDefinition(op, status);
+  return tf.TF_GetCode(status) == kTfOk;
+}
+
+// Runs when the library is loaded. A failure is told here and leaves the op unknown; the process goes on.
+__attribute__((constructor)) void Register() {
+  const char* missing = LoadTfApi();
+  if (missing != nullptr) {
+    fprintf(stderr, "keras_prune: %s is not in this process: load the op from TensorFlow 2.16 or newer\n", missing);
+    return;
+  }
+  CallStatus call;
+  if (RegisterOp(call.status)) {
+    TF_KernelBuilder* builder = tf.TF_NewKernelBuilder(kOpName, "CPU", Create, Compute, Delete);
+    tf.TF_RegisterKernelBuilder(kOpName, builder, call.status);
+  }
+  if (!call.ok()) fprintf(stderr, "keras_prune: %s was not registered: %s\n", kOpName, tf.TF_Message(call.status));
+}
+
+}  // namespace
+}  // namespace keras_prune
+
+// For tests: how many layouts were made since the library was loaded, and how many buffers the cache holds now.
+extern "C" __attribute__((visibility("default"))) void KerasPruneTfCacheCounts(int64_t* layouts_made,
+                                                                              int64_t* entries) {
+  keras_prune::CacheCounts(layouts_made, entries);
+}
