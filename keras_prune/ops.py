@@ -1,0 +1,154 @@
+"""The TensorFlow op on packed weights: y = x @ W without ever forming the dense W.
+
+The op decodes its packed bytes once, into a layout for this CPU, and keeps that for later calls. It runs on the CPU, in
+eager mode, in ``tf.function``, in Keras models and in SavedModels; XLA (``jit_compile=True``) has no kernel for it and
+TensorFlow then says "No registered 'KerasPruneRelativeIndexMatmul' OpKernel for XLA_CPU_JIT": leave ``jit_compile`` off
+for the part of the model that holds it.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_prune import native, sparse_format
+from keras_prune.quantize import Codebook
+
+OP_NAME = "KerasPruneRelativeIndexMatmul"
+_DEFAULT_WEIGHTS = Codebook()
+_lock = threading.Lock()
+_library: Any = None
+
+
+def load() -> None:
+    """Makes the op known to this process's TensorFlow; loads the native library once.
+
+    The functions below and `keras_prune.layers` do it by themselves. Call it before ``tf.saved_model.load`` of a model
+    that holds the op.
+
+    Raises:
+        FileNotFoundError: the native library was not built.
+        RuntimeError: this TensorFlow lacks a function that the op needs.
+
+    Example:
+        >>> load()
+    """
+    global _library  # noqa: PLW0603 - loaded at the first use, for the whole process
+    if _library is not None:
+        return
+    with _lock:
+        library = tf.load_op_library(str(native.op_path()))
+        if not hasattr(library, "keras_prune_relative_index_matmul"):
+            raise RuntimeError(
+                f"keras_prune: expected TensorFlow 2.16 or newer, which registers {OP_NAME}, got {tf.__version__}, "
+                "which did not (the reason is on stderr); install another tensorflow"
+            )
+        _library = library
+
+
+def _invalid(message: str) -> tf.errors.InvalidArgumentError:
+    return tf.errors.InvalidArgumentError(None, None, f"relative_index_matmul: {message}")
+
+
+def _check_x(x: tf.Tensor) -> None:
+    if x.dtype != tf.float32:
+        raise _invalid(f"expected x of type float32, got {x.dtype.name}; use tf.cast(x, tf.float32)")
+    if x.shape.rank is not None and x.shape.rank < 2:
+        raise _invalid(f"expected x of shape (batch, size) or (..., size), got {x.shape}; add a batch dimension")
+
+
+def _check_packed(packed: tf.Tensor) -> None:
+    if packed.dtype != tf.uint8 or packed.shape.rank not in (None, 1):
+        raise _invalid(
+            f"expected packed of shape (num_bytes,) and type uint8, got {packed.shape} and {packed.dtype.name}; "
+            "pass what pack_weights returned"
+        )
+
+
+def relative_index_matmul(
+    x: Any, packed: Any, *, transpose: bool = False, units: int | None = None, input_dim: int | None = None
+) -> tf.Tensor:
+    """Multiplies by packed weights: y = x · W, or y = x · Wᵀ with ``transpose``, W being the (inputs, units) kernel.
+
+    Steady-state calls decode nothing: the compute layout is made when these bytes are first seen and is shared by all
+    functions that use them. Pass the same ``tf.Variable`` or ``tf.constant`` each time; a NumPy array works too, but is
+    copied and compared at every call. The gradient is with respect to x only.
+
+    Args:
+        x: (..., inputs), or (..., units) with ``transpose``; float32, at least two dimensions, any batch, also 0.
+        packed: (num_bytes,) uint8, as `pack_weights` makes it: array, tensor or variable; or the same as bytes.
+        transpose: multiply by the transpose of W, as the gradient does.
+        units: columns of W, where known: checked, and gives ``y`` a static shape inside ``tf.function``.
+        input_dim: rows of W, where known: likewise.
+
+    Returns:
+        (..., units), or (..., inputs) with ``transpose``; float32.
+
+    Raises:
+        tf.errors.InvalidArgumentError: a wrong type, rank or size; packed bytes that are truncated or corrupt. Where
+            ``tf.function`` sees it while tracing, TensorFlow makes a ValueError of it.
+
+    Example:
+        >>> import numpy as np
+        >>> packed = pack_weights(np.array([[0.0, 2.0], [0.5, 0.0]], np.float32))
+        >>> relative_index_matmul(np.array([[1.0, 10.0]], np.float32), packed).numpy().tolist()
+        [[5.0, 2.0]]
+    """
+    load()
+    x = tf.convert_to_tensor(x)
+    packed = tf.convert_to_tensor(np.frombuffer(packed, np.uint8) if isinstance(packed, bytes) else packed)
+    _check_x(x)
+    _check_packed(packed)
+    rows, cols = -1 if units is None else units, -1 if input_dim is None else input_dim
+    if x.shape.rank in (None, 2):
+        return _matmul(x, packed, transpose, rows, cols)
+    leading, size = tf.shape(x)[:-1], tf.shape(x)[-1]
+    y = _matmul(tf.reshape(x, [tf.reduce_prod(leading), size]), packed, transpose, rows, cols)
+    result = tf.reshape(y, tf.concat([leading, tf.shape(y)[-1:]], 0))
+    result.set_shape(x.shape[:-1].concatenate(y.shape[-1:]))
+    return result
+
+
+def _matmul(x: tf.Tensor, packed: tf.Tensor, transpose: bool, rows: int, cols: int) -> tf.Tensor:
+    y = _library.keras_prune_relative_index_matmul(x, packed, transpose=transpose, rows=rows, cols=cols)
+    size = cols if transpose else rows
+    y.set_shape([None, size if size >= 0 else None])  # shape functions of the C API cannot read the attributes
+    return y
+
+
+@tf.RegisterGradient(OP_NAME)
+def _gradient(op: Any, grad: Any) -> tuple[tf.Tensor, None]:
+    """dL/dx = dL/dy · Wᵀ; the packed bytes have no gradient."""
+    x, packed = op.inputs
+    rows, cols = op.get_attr("rows"), op.get_attr("cols")
+    dx = _matmul(tf.convert_to_tensor(grad), packed, not op.get_attr("transpose"), rows, cols)
+    dx.set_shape(x.shape)
+    return dx, None
+
+
+def pack_weights(kernel: Any, *, weights: Codebook = _DEFAULT_WEIGHTS) -> np.ndarray:
+    """Quantizes and packs the kernel of a dense layer for `relative_index_matmul`.
+
+    Args:
+        kernel: (inputs, units), float: an array, tensor or variable as Keras has it; zeros are pruned weights.
+        weights: what to make of the weights; `Codebook` shares ``2**bits - 1`` values.
+
+    Returns:
+        (num_bytes,) uint8: the storage format of the transposed, quantized kernel (docs/format.md).
+
+    Raises:
+        ValueError: not a matrix, empty, or not finite.
+
+    Example:
+        >>> import numpy as np
+        >>> pack_weights(np.eye(3, dtype=np.float32)).shape
+        (43,)
+    """
+    array = np.asarray(kernel)
+    if array.ndim != 2:
+        raise ValueError(f"pack_weights: expected a kernel of shape (inputs, units), got {array.shape}; reshape it")
+    codes, codebook = weights.fit(array.T)
+    return np.frombuffer(sparse_format.encode(codes, codebook), np.uint8).copy()
