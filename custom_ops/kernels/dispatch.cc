@@ -1,0 +1,94 @@
+// Which kernels this CPU and this build can run.
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernel.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+namespace keras_prune {
+namespace {
+
+struct Choice {
+  Isa isa;
+  const char* name;
+  const FcKernel* kernel;
+};
+
+// Best last.
+constexpr Choice kChoices[] = {
+    {Isa::kReference, "reference", &kFcReference},
+    {Isa::kScalar, "scalar", &kFcScalar},
+#if defined(__x86_64__)
+    {Isa::kAvx2, "avx2", &kFcAvx2},
+    {Isa::kAvx512, "avx512", &kFcAvx512},
+#endif
+};
+constexpr int kNumChoices = sizeof kChoices / sizeof kChoices[0];
+
+#if defined(__x86_64__)
+// Own code, because the compiler's __builtin_cpu_supports needs a data object of libgcc.
+struct X86Features {
+  bool avx2 = false, avx512 = false;
+};
+
+// The register state that the operating system saves: bits 1-2 SSE and AVX, 5-7 AVX-512.
+uint64_t OsState() {
+  uint32_t low, high;
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return uint64_t{high} << 32 | low;
+}
+
+X86Features DetectX86() {
+  X86Features found;
+  unsigned a, b, c, d;
+  if (!__get_cpuid(1, &a, &b, &c, &d)) return found;
+  const unsigned needed = bit_OSXSAVE | bit_AVX | bit_FMA;
+  if ((c & needed) != needed || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return found;
+  const uint64_t state = OsState();
+  const unsigned avx512 = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
+  found.avx2 = (state & 0x6) == 0x6 && (b & bit_AVX2) != 0;
+  found.avx512 = found.avx2 && (state & 0xE6) == 0xE6 && (b & avx512) == avx512;
+  return found;
+}
+#endif
+
+}  // namespace
+
+const FcKernel* KernelFor(Isa isa) {
+  for (const Choice& choice : kChoices) {
+    if (choice.isa == isa) return choice.kernel;
+  }
+  return &kFcScalar;
+}
+
+bool IsaSupported(Isa isa) {
+#if defined(__x86_64__)
+  if (isa == Isa::kAvx2) return DetectX86().avx2;
+  if (isa == Isa::kAvx512) return DetectX86().avx512;
+#endif
+  return isa == Isa::kReference || isa == Isa::kScalar;
+}
+
+const char* IsaName(Isa isa) {
+  for (const Choice& choice : kChoices) {
+    if (choice.isa == isa) return choice.name;
+  }
+  return "not built";
+}
+
+Isa SelectIsa(bool* ok) {
+  *ok = true;
+  const char* forced = getenv("KERAS_PRUNE_ISA");
+  for (int i = kNumChoices - 1; i >= 0; --i) {
+    const Choice& choice = kChoices[i];
+    const bool wanted = forced == nullptr || forced[0] == '\0' || strcmp(forced, choice.name) == 0;
+    if (wanted && IsaSupported(choice.isa)) return choice.isa;
+  }
+  *ok = false;
+  return Isa::kScalar;
+}
+
+}  // namespace keras_prune

@@ -1,0 +1,47 @@
+// The reference as a kernel: its layout is a copy of the packed bytes, and every call decodes them.
+#include <string.h>
+
+#include "kernel.h"
+#include "reference.h"
+
+namespace keras_prune {
+namespace {
+
+struct PackedLayout : FcLayout {
+  PackedView packed;  // points into this allocation
+};
+
+Status Make(const PackedView& packed, const FcKernel* kernel, FcLayout** out) {
+  const size_t codebook_bytes = 4 * size_t{packed.codebook_size - 1};
+  const size_t gap_bytes = (uint64_t{packed.num_entries} * packed.gap_bits + 7) / 8;
+  const size_t code_bytes = (uint64_t{packed.num_entries} * packed.code_bits + 7) / 8;
+  const size_t num_bytes = sizeof(PackedLayout) + codebook_bytes + gap_bytes + code_bytes;
+  auto* layout = static_cast<PackedLayout*>(AllocateAligned(num_bytes));
+  if (layout == nullptr) return Status::kOutOfMemory;
+  InitLayout(packed, kernel, num_bytes, layout);
+  auto* bytes = reinterpret_cast<uint8_t*>(layout + 1);
+  if (codebook_bytes != 0) memcpy(bytes, packed.codebook, codebook_bytes);
+  if (gap_bytes != 0) memcpy(bytes + codebook_bytes, packed.gaps, gap_bytes);
+  if (code_bytes != 0) memcpy(bytes + codebook_bytes + gap_bytes, packed.codes, code_bytes);
+  layout->packed = packed;
+  layout->packed.codebook = bytes;
+  layout->packed.gaps = bytes + codebook_bytes;
+  layout->packed.codes = bytes + codebook_bytes + gap_bytes;
+  *out = layout;
+  return Status::kOk;
+}
+
+void Forward(const FcLayout* layout, const float* x, size_t batch, const float* bias, float low, float high,
+             float* y) {
+  ReferenceForward(static_cast<const PackedLayout*>(layout)->packed, x, batch, bias, low, high, y);
+}
+
+void Backward(const FcLayout* layout, const float* dy, size_t batch, float* dx) {
+  ReferenceBackward(static_cast<const PackedLayout*>(layout)->packed, dy, batch, dx);
+}
+
+}  // namespace
+
+const FcKernel kFcReference = {Isa::kReference, Make, Forward, Backward};
+
+}  // namespace keras_prune

@@ -1,0 +1,50 @@
+// The public functions: each goes to the kernel that made the layout.
+#include "fully_connected.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernel.h"
+
+namespace keras_prune {
+
+const FcKernel* KernelFor(Isa isa);  // dispatch.cc
+
+void* AllocateAligned(size_t num_bytes) {
+  void* memory = nullptr;
+  if (posix_memalign(&memory, kAlignment, num_bytes) != 0) return nullptr;
+  memset(memory, 0, num_bytes);
+  return memory;
+}
+
+void FreeAligned(void* memory) { free(memory); }
+
+void InitLayout(const PackedView& packed, const FcKernel* kernel, size_t num_bytes, FcLayout* layout) {
+  layout->kernel = kernel;
+  layout->rows = packed.rows;
+  layout->cols = packed.cols;
+  layout->num_bytes = num_bytes;
+  for (uint32_t code = 0; code < packed.codebook_size; ++code) layout->codebook[code] = CodebookValue(packed, code);
+}
+
+Status MakeFcLayout(const PackedView& packed, Isa isa, FcLayout** out) {
+  *out = nullptr;
+  const FcKernel* kernel = KernelFor(isa);
+  return kernel->make(packed, kernel, out);
+}
+
+void FreeFcLayout(FcLayout* layout) { FreeAligned(layout); }
+uint32_t FcRows(const FcLayout* layout) { return layout->rows; }
+uint32_t FcCols(const FcLayout* layout) { return layout->cols; }
+size_t FcLayoutBytes(const FcLayout* layout) { return layout->num_bytes; }
+
+void FcForward(const FcLayout* layout, const float* x, size_t batch, const float* bias, float low, float high,
+               float* y) {
+  layout->kernel->forward(layout, x, batch, bias, low, high, y);
+}
+
+void FcBackward(const FcLayout* layout, const float* dy, size_t batch, float* dx) {
+  layout->kernel->backward(layout, dy, batch, dx);
+}
+
+}  // namespace keras_prune

@@ -1,0 +1,188 @@
+// Every kernel against reference.h: signed random data, all tails, empty rows, all-zero and full matrices, any batch.
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "../kernels/fully_connected.h"
+#include "../kernels/reference.h"
+#include "packing.h"
+#include "testing.h"
+
+namespace keras_prune_test {
+namespace {
+
+using namespace keras_prune;  // NOLINT(build/namespaces): a test of that namespace
+
+constexpr Isa kAllIsas[] = {Isa::kReference, Isa::kScalar, Isa::kAvx2, Isa::kAvx512};
+constexpr float kInf = std::numeric_limits<float>::infinity();
+constexpr float kGuard = 12345.0f;  // stands after every output: nothing may write there
+constexpr size_t kGuards = 32;
+
+std::vector<Isa> SupportedIsas() {
+  std::vector<Isa> isas;
+  for (Isa isa : kAllIsas) {
+    if (IsaSupported(isa)) isas.push_back(isa);
+  }
+  return isas;
+}
+
+// Rounding of one sum of `terms` products: the reference adds in double, the kernels in float32.
+bool Close(float got, float want, double magnitude) {
+  if (std::isnan(want)) return std::isnan(got);
+  if (std::isinf(want)) return got == want;
+  return std::fabs(double{got} - want) <= 2e-6 * magnitude + 1e-6;
+}
+
+struct Call {
+  size_t batch = 1;
+  bool bias = true;
+  float low = -kInf, high = kInf;
+};
+
+// Vectors of exactly the needed size, so that the address sanitizer sees every read past them.
+void CheckForward(const PackedView& view, const FcLayout* layout, const std::vector<float>& x, const Call& call,
+                  const char* what) {
+  const std::vector<float> bias = RandomVector(view.rows, 3);
+  std::vector<float> want(call.batch * view.rows), got(call.batch * view.rows + kGuards, kGuard);
+  const float* b = call.bias ? bias.data() : nullptr;
+  ReferenceForward(view, x.data(), call.batch, b, call.low, call.high, want.data());
+  FcForward(layout, x.data(), call.batch, b, call.low, call.high, got.data());
+  const double magnitude = 4.0 * std::sqrt(view.cols) + 4.0;
+  size_t wrong = 0, first = 0;
+  for (size_t i = want.size(); i-- > 0;) {
+    if (!Close(got[i], want[i], magnitude)) ++wrong, first = i;
+  }
+  EXPECT(wrong == 0, "forward %s %ux%u batch %zu: %zu wrong, first [%zu] got %g want %g", what, view.rows, view.cols,
+         call.batch, wrong, first, got[first], want[first]);
+  for (size_t i = want.size(); i < got.size(); ++i) EXPECT(got[i] == kGuard, "%s wrote past the output", what);
+}
+
+void CheckBackward(const PackedView& view, const FcLayout* layout, size_t batch, const char* what) {
+  const std::vector<float> dy = RandomVector(batch * view.rows, 5);
+  std::vector<float> want(batch * view.cols), got(batch * view.cols + kGuards, kGuard);
+  ReferenceBackward(view, dy.data(), batch, want.data());
+  FcBackward(layout, dy.data(), batch, got.data());
+  const double magnitude = 4.0 * std::sqrt(view.rows) + 4.0;
+  size_t wrong = 0, first = 0;
+  for (size_t i = want.size(); i-- > 0;) {
+    if (!Close(got[i], want[i], magnitude)) ++wrong, first = i;
+  }
+  EXPECT(wrong == 0, "backward %s %ux%u batch %zu: %zu wrong, first [%zu] got %g want %g", what, view.rows, view.cols,
+         batch, wrong, first, got[first], want[first]);
+  for (size_t i = want.size(); i < got.size(); ++i) EXPECT(got[i] == kGuard, "%s wrote past dx", what);
+}
+
+void CheckLayer(const Layer& layer, const std::vector<size_t>& batches, int gap_bits = 8) {
+  const std::vector<uint8_t> packed = Pack(layer, gap_bits);
+  PackedView view;
+  const Status status = ParsePacked(packed.data(), packed.size(), &view);
+  EXPECT(status == Status::kOk, "%s", StatusMessage(status));
+  if (status != Status::kOk) return;
+  for (Isa isa : SupportedIsas()) {
+    FcLayout* layout = nullptr;
+    EXPECT(MakeFcLayout(view, isa, &layout) == Status::kOk, "%s", IsaName(isa));
+    if (layout == nullptr) continue;
+    EXPECT(FcRows(layout) == layer.rows && FcCols(layout) == layer.cols, "%s", IsaName(isa));
+    for (size_t batch : batches) {
+      const std::vector<float> x = RandomVector(batch * layer.cols, 7);
+      CheckForward(view, layout, x, {batch, true, -kInf, kInf}, IsaName(isa));
+      CheckForward(view, layout, x, {batch, false, 0.0f, 6.0f}, IsaName(isa));
+      CheckBackward(view, layout, batch, IsaName(isa));
+    }
+    FreeFcLayout(layout);
+  }
+}
+
+const std::vector<size_t> kBatches = {0, 1, 2, 3, 4, 5, 17, 64};
+
+TEST(AllTailsOfRowsAndColumns) {
+  for (uint32_t rows : {1u, 2u, 7u, 8u, 9u, 15u, 16u, 17u, 31u, 32u, 33u, 48u}) {
+    for (uint32_t cols : {1u, 2u, 3u, 7u, 8u, 9u, 15u, 16u, 17u, 31u, 32u, 33u, 63u, 64u, 65u, 100u, 255u, 256u, 257u}) {
+      CheckLayer(RandomLayer(rows, cols, 0.2, 16, rows * 1000 + cols), {1, 3, 5});
+    }
+  }
+}
+
+TEST(Densities) {
+  for (double density : {0.0, 0.001, 0.01, 0.05, 0.1, 0.3, 0.7, 1.0}) {
+    CheckLayer(RandomLayer(70, 300, density, 16, 11), kBatches);
+    CheckLayer(RandomLayer(300, 70, density, 16, 12), {1, 17}, 4);
+  }
+}
+
+TEST(CodebookSizes) {
+  for (uint32_t size : {1u, 2u, 3u, 4u, 8u, 15u, 16u, 17u, 32u, 33u, 64u, 65u, 128u, 129u, 255u, 256u}) {
+    CheckLayer(RandomLayer(40, 200, 0.1, size, size), {1, 4, 17});
+  }
+}
+
+TEST(EveryGapWidth) {
+  for (int gap_bits = 4; gap_bits <= 8; ++gap_bits) {
+    CheckLayer(RandomLayer(37, 513, 0.02, 16, 21), {1, 5}, gap_bits);
+  }
+}
+
+TEST(EmptyAndFullRows) {
+  Layer layer = RandomLayer(50, 400, 0.1, 16, 31);
+  for (uint32_t row : {0u, 1u, 17u, 30u, 31u, 49u}) {
+    for (uint32_t c = 0; c < layer.cols; ++c) layer.codes[row * layer.cols + c] = row == 17 ? 3 : 0;
+  }
+  CheckLayer(layer, kBatches);
+}
+
+TEST(OneSurvivor) {
+  for (size_t at : {size_t{0}, size_t{399}, size_t{400}, size_t{7777}, size_t{50 * 400 - 1}}) {
+    Layer layer{50, 400, std::vector<uint8_t>(50 * 400), {0.0f, -1.5f}};
+    layer.codes[at] = 1;
+    CheckLayer(layer, {1, 2, 17});
+  }
+}
+
+TEST(RowsOfVeryDifferentLength) {
+  Layer layer = RandomLayer(64, 1000, 1.0, 16, 41);
+  for (uint32_t row = 0; row < layer.rows; ++row) {
+    for (uint32_t c = 0; c < layer.cols; ++c) {
+      if ((c * 7 + row * 13) % 1000 > row * row / 5) layer.codes[row * layer.cols + c] = 0;
+    }
+  }
+  CheckLayer(layer, {1, 4, 17});
+}
+
+TEST(MoreColumnsThanSixteenBitsCount) {
+  CheckLayer(RandomLayer(3, 70000, 0.01, 16, 51), {1, 2, 17});
+  CheckLayer(RandomLayer(33, 70000, 0.001, 16, 52), {1, 5});
+}
+
+TEST(ManyRows) { CheckLayer(RandomLayer(70000, 3, 0.2, 16, 61), {1, 5}); }
+
+TEST(PrunedPositionsNeverTouchX) {
+  const Layer layer = RandomLayer(45, 333, 0.06, 16, 71);
+  const std::vector<uint8_t> packed = Pack(layer);
+  PackedView view;
+  EXPECT(ParsePacked(packed.data(), packed.size(), &view) == Status::kOk, "pack");
+  const float hostile[] = {kInf, -kInf, std::numeric_limits<float>::quiet_NaN()};
+  for (Isa isa : SupportedIsas()) {
+    FcLayout* layout = nullptr;
+    EXPECT(MakeFcLayout(view, isa, &layout) == Status::kOk, "%s", IsaName(isa));
+    for (size_t batch : {1, 2, 5, 17}) {
+      for (uint32_t at = 0; at < layer.cols; at += 3) {
+        std::vector<float> x = RandomVector(batch * layer.cols, 73);
+        for (size_t b = 0; b < batch; ++b) x[b * layer.cols + (at + b) % layer.cols] = hostile[(at + b) % 3];
+        CheckForward(view, layout, x, {batch, true, -kInf, kInf}, IsaName(isa));
+      }
+    }
+    FreeFcLayout(layout);
+  }
+}
+
+TEST(NamesAndForcing) {
+  EXPECT(IsaSupported(Isa::kReference) && IsaSupported(Isa::kScalar), "always there");
+  bool ok = false;
+  SelectIsa(&ok);
+  EXPECT(ok, "a supported instruction set without forcing");
+}
+
+}  // namespace
+}  // namespace keras_prune_test
+
+int main() { return keras_prune_test::RunAll(); }
