@@ -1,0 +1,108 @@
+"""Keras 3 model -> .tflite by TensorFlow's own converter, without its noise."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+OPTIMIZATIONS = (None, "float16", "dynamic_range", "int8")
+_CALIBRATION_EXAMPLES = 300  # as the converter's guide advises: 100 to 500
+
+
+def check_model(model: Any, name: str) -> None:
+    """Refuses what cannot be exported.
+
+    Args:
+        model: a Keras 3 model whose variables exist.
+        name: of the public function, for the error.
+
+    Raises:
+        TypeError: not a Keras 3 model.
+        ValueError: not built.
+    """
+    import keras  # noqa: PLC0415
+
+    if not isinstance(model, keras.Model):
+        kind = f"{type(model).__module__}.{type(model).__qualname__}"
+        legacy = any(base.__module__.startswith("tf_keras") for base in type(model).__mro__)
+        advice = "rebuild it with Keras 3 (unset TF_USE_LEGACY_KERAS)" if legacy else "pass the model itself"
+        raise TypeError(f"{name}: expected a Keras 3 model (keras.Model), got {kind}; {advice}")
+    if not model.built:
+        raise ValueError(
+            f"{name}: expected a built model, and {model.name!r} has no variables yet; give it a keras.Input, call "
+            "model.build(input_shape), or train it first"
+        )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the export's messages and the converter's deprecation warnings from the user's screen and test suite."""
+    loggers = [logging.getLogger(name) for name in ("absl", "tensorflow")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def convert(model: Any, *, optimize: str | None = None, representative_data: Any = None) -> bytes:
+    """Converts a Keras model with TensorFlow's converter: the stock files that packed ones are compared with.
+
+    Args:
+        model: a built Keras 3 model; it is not changed.
+        optimize: None for float32, "float16" (weights), "dynamic_range" (int8 weights), or "int8" (weights and
+            activations; inputs and outputs stay float32).
+        representative_data: for "int8": inputs of a model with one input, (examples, ...) float32, of which 300 are
+            used; or a function that yields lists of inputs, as the converter takes it.
+
+    Returns:
+        The .tflite file's bytes.
+
+    Raises:
+        TypeError: not a Keras 3 model.
+        ValueError: not built, an unknown optimization, "int8" without data, or the converter's own refusal.
+    """
+    check_model(model, "convert")
+    if optimize not in OPTIMIZATIONS:
+        raise ValueError(f"convert: expected optimize to be one of {OPTIMIZATIONS}, got {optimize!r}")
+    if (optimize == "int8") != (representative_data is not None):
+        raise ValueError("convert: expected representative_data with optimize='int8', and only with it")
+    with tempfile.TemporaryDirectory(prefix="keras_prune_") as folder, _quiet():
+        try:
+            model.export(folder)
+            return bytes(_converter(folder, optimize, representative_data).convert())
+        except Exception as error:
+            raise ValueError(f"convert: TensorFlow's converter refused the model {model.name!r}: {error}") from error
+
+
+def _converter(folder: str, optimize: str | None, representative_data: Any) -> Any:
+    import tensorflow as tf  # noqa: PLC0415
+
+    stock = tf.lite.TFLiteConverter.from_saved_model(folder)
+    if optimize is not None:
+        stock.optimizations = [tf.lite.Optimize.DEFAULT]
+    if optimize == "float16":
+        stock.target_spec.supported_types = [tf.float16]
+    if optimize == "int8":
+        stock.representative_dataset = _representative(representative_data)
+        stock.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    return stock
+
+
+def _representative(data: Any) -> Callable[[], Iterable[Any]]:
+    if callable(data):
+        return data
+    examples = np.asarray(data, np.float32)[:_CALIBRATION_EXAMPLES]
+    return lambda: ([examples[index : index + 1]] for index in range(len(examples)))

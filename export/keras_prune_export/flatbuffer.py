@@ -1,0 +1,265 @@
+"""Read, edit and write .tflite files, as the objects of the schema's generated Python bindings.
+
+What is not edited is kept: subgraphs, signatures, metadata, quantization and sparsity parameters.
+"""
+
+from __future__ import annotations
+
+import collections
+import copy
+import math
+import struct
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+try:
+    import flatbuffers  # type: ignore[import-untyped]
+    from ai_edge_litert import schema_py_generated as schema
+except ImportError as error:
+    raise ImportError(
+        "reading and writing .tflite files needs the packages flatbuffers and ai-edge-litert >= 1.1 (1.0 lacks the "
+        f"file's schema): {error}; install them with `pip install flatbuffers 'ai-edge-litert>=1.1'`"
+    ) from error
+
+from keras_prune_export import files
+
+SMALL_ALIGNMENT = 16  # the schema's force_align of constants; Python's own packer does not honour it
+WIDE_ALIGNMENT = 64  # a cache line, the widest vector, and what LiteRT's CompiledModel asks of constants
+_MIN_TABLE_BYTES = 8  # an offset in a vector and an offset to a vtable
+_DAMAGE = (struct.error, IndexError, KeyError, TypeError, ValueError, AttributeError, OverflowError, MemoryError)
+
+
+def read(source: Any) -> Any:
+    """Reads a .tflite file.
+
+    Args:
+        source: the path or the bytes.
+
+    Returns:
+        A ``ModelT`` object whose references (buffers, tensors, operator codes) have all been checked. Constants are
+        read-only NumPy views of the bytes.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: not a .tflite file, damaged, or of a newer schema than the installed one.
+    """
+    data = files.read_tflite(source)
+    try:
+        root = schema.Model.GetRootAs(data, 0)
+        _check_counts(root, len(data))
+        model = schema.ModelT.InitFromObj(root)
+        _check_references(model)
+        _inline_buffers(model, data)
+    except _DAMAGE as error:
+        raise ValueError(
+            f".tflite file: expected a valid model, got damaged bytes ({error}); make the file again"
+        ) from (error)
+    _check_known(model)
+    return model
+
+
+def _check_counts(root: Any, num_bytes: int) -> None:
+    """Refuses tables that could not fit in the file, before objects are made for them."""
+    count = root.OperatorCodesLength() + root.SubgraphsLength() + root.BuffersLength()
+    count += root.MetadataLength() + root.SignatureDefsLength()
+    for index in range(root.SubgraphsLength()):
+        if count * _MIN_TABLE_BYTES > num_bytes:
+            break
+        count += root.Subgraphs(index).TensorsLength() + root.Subgraphs(index).OperatorsLength()
+    if count * _MIN_TABLE_BYTES > num_bytes:
+        raise ValueError(f"{count} or more tables in {num_bytes} bytes")
+    if not root.SubgraphsLength() or not root.BuffersLength():
+        raise ValueError("no subgraph or no buffer")
+
+
+def _check_references(model: Any) -> None:
+    num_buffers = len(model.buffers)
+    for graph in model.subgraphs:
+        num_tensors = len(graph.tensors or ())
+        for tensor in graph.tensors or ():
+            _check_index(tensor.buffer, num_buffers, "buffer")
+        for op in graph.operators or ():
+            _check_index(op.opcodeIndex, len(model.operatorCodes or ()), "operator code")
+            for index in [*indices(op.inputs), *indices(op.outputs), *indices(op.intermediates)]:
+                _check_index(index, num_tensors, "tensor", optional=True)
+        for index in [*indices(graph.inputs), *indices(graph.outputs)]:
+            _check_index(index, num_tensors, "tensor")
+    for signature in model.signatureDefs or ():
+        _check_index(signature.subgraphIndex, len(model.subgraphs), "subgraph")
+        num_tensors = len(model.subgraphs[signature.subgraphIndex].tensors or ())
+        for entry in [*(signature.inputs or ()), *(signature.outputs or ())]:
+            _check_index(entry.tensorIndex, num_tensors, "tensor")
+    for index in [*(entry.buffer for entry in model.metadata or ()), *indices(model.metadataBuffer)]:
+        _check_index(index, num_buffers, "buffer")
+
+
+def _check_index(index: int, count: int, kind: str, *, optional: bool = False) -> None:
+    if not (0 <= index < count or (optional and index == -1)):
+        raise ValueError(f"{kind} {index} of {count}")
+
+
+def _inline_buffers(model: Any, data: bytes) -> None:
+    """Constants that stand behind the flatbuffer (files over 2 GB) become ordinary buffers."""
+    for buffer in model.buffers:
+        offset, size = getattr(buffer, "offset", 0), getattr(buffer, "size", 0)
+        if offset > 1:
+            if offset + size > len(data):
+                raise ValueError(f"a buffer at {offset} with {size} bytes")
+            buffer.data = np.frombuffer(data, np.uint8, size, offset)
+            buffer.offset = buffer.size = 0
+
+
+def _check_known(model: Any) -> None:
+    """Refuses what the installed schema cannot keep: it would be lost silently."""
+    for graph in model.subgraphs:
+        for op in graph.operators or ():
+            pairs = [(op.builtinOptionsType, op.builtinOptions)]
+            pairs.append((getattr(op, "builtinOptions2Type", 0), getattr(op, "builtinOptions2", None)))
+            if any(kind and options is None for kind, options in pairs):
+                raise ValueError(
+                    ".tflite file: an operator's options are of a newer schema than the installed one; "
+                    "install a newer ai-edge-litert"
+                )
+            if getattr(op, "largeCustomOptionsOffset", 0) > 1:
+                raise ValueError(".tflite file: custom options outside the flatbuffer (over 2 GB) are not supported")
+
+
+def indices(values: Any) -> list[int]:
+    """A vector of indices as a list; an absent one is empty."""
+    return [] if values is None else [int(value) for value in values]
+
+
+class _AlignedBuffer:
+    """Writes a constant as the schema's force_align wants it; takes the place of a ``BufferT``."""
+
+    def __init__(self, data: Any) -> None:
+        self.data = None if data is None else np.asarray(data, np.uint8).tobytes()
+
+    def Pack(self, builder: Any) -> int:  # noqa: N802 (the generated code's name)
+        """Writes the table, and before it the data."""
+        vector = None if self.data is None else self._pack_data(builder, self.data)
+        schema.BufferStart(builder)
+        if vector is not None:
+            schema.BufferAddData(builder, vector)
+        return schema.BufferEnd(builder)
+
+    @staticmethod
+    def _pack_data(builder: Any, data: bytes) -> int:
+        builder.StartVector(1, len(data), WIDE_ALIGNMENT if len(data) >= WIDE_ALIGNMENT else SMALL_ALIGNMENT)
+        start = builder.Head() - len(data)
+        builder.head = start
+        builder.Bytes[start : start + len(data)] = data
+        return builder.EndVector()
+
+
+def write(model: Any) -> bytes:
+    """Writes a .tflite file; constants of 64 bytes and more are 64-byte aligned, smaller ones 16-byte.
+
+    Args:
+        model: a ``ModelT`` object; it is not changed.
+
+    Returns:
+        The file's bytes.
+
+    Raises:
+        ValueError: the result would be over the 2 GB of a flatbuffer.
+    """
+    packable = copy.copy(model)
+    packable.buffers = [_AlignedBuffer(buffer.data) for buffer in model.buffers]
+    num_bytes = sum(len(buffer.data or b"") for buffer in packable.buffers)
+    if num_bytes >= 2**31 - 2**20:
+        raise ValueError(f".tflite file: expected constants below 2 GB, got {num_bytes} bytes; prune more or split it")
+    builder = flatbuffers.Builder(num_bytes + 2**16)
+    builder.Finish(packable.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
+
+
+def text(name: bytes | str | None) -> str:
+    """A name as str; the bindings give bytes."""
+    return name.decode("utf-8", "replace") if isinstance(name, bytes) else name or ""
+
+
+def constant(model: Any, tensor: Any) -> np.ndarray:
+    """A constant float32 tensor's values.
+
+    Raises:
+        ValueError: the buffer does not have the shape's size.
+    """
+    data, shape = model.buffers[tensor.buffer].data, indices(tensor.shape)
+    num_bytes = 0 if data is None else len(data)
+    if not num_bytes or num_bytes != 4 * math.prod(shape):
+        name = text(tensor.name)
+        raise ValueError(f".tflite file: tensor {name!r} of shape {shape} has {num_bytes} bytes; the file is damaged")
+    return np.frombuffer(np.asarray(data, np.uint8).tobytes(), "<f4").reshape(shape)
+
+
+def add_buffer(model: Any, data: bytes) -> int:
+    """Appends a constant's bytes; returns the buffer's index."""
+    buffer = schema.BufferT()
+    buffer.data = np.frombuffer(data, np.uint8)
+    model.buffers.append(buffer)
+    return len(model.buffers) - 1
+
+
+def custom_code(model: Any, name: str) -> int:
+    """The index of a custom operator's code, added when it is not there."""
+    for index, code in enumerate(model.operatorCodes):
+        if text(code.customCode) == name:
+            return index
+    code = schema.OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.CUSTOM
+    code.customCode, code.version = name, 1
+    model.operatorCodes.append(code)
+    return len(model.operatorCodes) - 1
+
+
+def builtin_code(model: Any, op: Any) -> int:
+    """The built-in operator's number; old files have it in the deprecated field."""
+    code = model.operatorCodes[op.opcodeIndex]
+    return max(code.builtinCode, code.deprecatedBuiltinCode)
+
+
+def tensor_users(model: Any) -> dict[int, set[tuple[int, int | str]]]:
+    """Who uses each buffer: buffer -> {(subgraph, operator or "boundary")}; sees every tensor of the buffer."""
+    users: dict[int, set[tuple[int, int | str]]] = collections.defaultdict(set)
+    for number, graph in enumerate(model.subgraphs):
+        for index in {*indices(graph.inputs), *indices(graph.outputs)}:
+            users[graph.tensors[index].buffer].add((number, "boundary"))
+        for position, op in enumerate(graph.operators or ()):
+            for index in {*indices(op.inputs), *indices(op.outputs), *indices(op.intermediates)} - {-1}:
+                users[graph.tensors[index].buffer].add((number, position))
+    return users
+
+
+def drop_unused(model: Any) -> None:
+    """Drops operator codes and buffers that nothing refers to; empty buffers become the schema's buffer 0."""
+    ops = [op for graph in model.subgraphs for op in graph.operators or ()]
+    codes = _renumber(op.opcodeIndex for op in ops)
+    model.operatorCodes = [model.operatorCodes[index] for index in codes]
+    for op in ops:
+        op.opcodeIndex = codes[op.opcodeIndex]
+    tensors = [tensor for graph in model.subgraphs for tensor in graph.tensors or ()]
+    for tensor in tensors:
+        if model.buffers[tensor.buffer].data is None:
+            tensor.buffer = 0
+    metadata = list(model.metadata or ())
+    used = [*(tensor.buffer for tensor in tensors), *(entry.buffer for entry in metadata)]
+    buffers = _renumber([0, *used, *indices(model.metadataBuffer)])
+    model.buffers = [model.buffers[index] for index in buffers]
+    for holder in [*tensors, *metadata]:
+        holder.buffer = buffers[holder.buffer]
+    if model.metadataBuffer is not None:
+        model.metadataBuffer = [buffers[index] for index in indices(model.metadataBuffer)]
+
+
+def _renumber(used: Iterable[int]) -> dict[int, int]:
+    """Old index -> new index, in the old order."""
+    return {old: new for new, old in enumerate(sorted(set(used)))}
+
+
+def drop_metadata(model: Any, names: Sequence[str]) -> None:
+    """Drops metadata entries by name; `drop_unused` then drops their buffers."""
+    if model.metadata is not None:
+        model.metadata = [entry for entry in model.metadata if text(entry.name) not in names] or None

@@ -1,0 +1,1 @@
+"""Targets: one small file each says what it can hold and how it stores a layer."""

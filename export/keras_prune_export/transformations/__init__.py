@@ -1,0 +1,1 @@
+"""Graph edits: one a file, each returns what it changed."""
