@@ -9,9 +9,12 @@ import importlib
 from typing import Any
 
 _EXPORTS = {
+    "compare_tflite": "keras_prune_export.evaluate",
     "convert": "keras_prune_export.converter",
+    "evaluate_tflite": "keras_prune_export.evaluate",
     "export_tflite": "keras_prune_export.tflite",
     "load_interpreter": "keras_prune_export.runtime",
+    "predict_tflite": "keras_prune_export.evaluate",
     "quantize": "keras_prune_export.quantization",
 }
 
