@@ -29,9 +29,9 @@ X86_FLAGS = {
     "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"],
 }
 ISA_FLAGS = {"x86_64": X86_FLAGS, "amd64": X86_FLAGS}.get(platform.machine().lower(), {})
-# The delegate runs in any process on any Linux: nothing but libc. (libgcc here is its static part.)
-DELEGATE_LINK_FLAGS = ["-nodefaultlibs", "-lc", "-lgcc", "-Wl,--no-undefined"]
-TF_SONAME = "libtensorflow_framework.so.2"
+# Nothing but libc, so that the libraries load in any process on any Linux; libgcc is its static part, and pthread and
+# dl are parts of libc that older glibc keeps in files of their own. TensorFlow's C API is looked up when the op loads.
+LINK_FLAGS = "-nodefaultlibs -Wl,--no-undefined -Wl,-z,now -Wl,--as-needed -lpthread -ldl -lc -lgcc".split()
 
 
 def sources(*folders: str) -> list[str]:
@@ -60,6 +60,11 @@ class BuildNative(build_ext):
         """``keras_prune/_native/lib<name>.so``, without a Python version in it."""
         return str(pathlib.Path(*fullname.split("."))) + ".so"
 
+    def copy_extensions_to_source(self) -> None:
+        """For editable installs; the folder is not under version control."""
+        (ROOT / "keras_prune" / "_native").mkdir(exist_ok=True)
+        super().copy_extensions_to_source()
+
     def build_extension(self, ext: Extension) -> None:
         """Compiles what changed, two files at a time, and links."""
         if sys.platform != "linux":
@@ -70,9 +75,8 @@ class BuildNative(build_ext):
         target.parent.mkdir(parents=True, exist_ok=True)
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = list(pool.map(lambda source: self.compile_one(source, temp), ext.sources))
-        link = [*self.stub(ext, temp), *ext.extra_link_args]
         unfinished = target.with_suffix(".so.tmp")
-        self.run([*compiler(), "-shared", *objects, "-o", str(unfinished), "-Wl,-z,now", *link])
+        self.call([*compiler(), "-shared", *objects, "-o", str(unfinished), *LINK_FLAGS])
         unfinished.replace(target)
 
     def compile_one(self, source: str, temp: pathlib.Path) -> str:
@@ -81,20 +85,10 @@ class BuildNative(build_ext):
         inputs = [source, "setup.py", *headers()]
         if not target.exists() or target.stat().st_mtime < max(pathlib.Path(p).stat().st_mtime for p in inputs):
             isa = pathlib.Path(source).stem.rsplit("__")[-1]
-            self.run([*compiler(), *COMMON_FLAGS, *ISA_FLAGS.get(isa, []), "-c", source, "-o", str(target)])
+            self.call([*compiler(), *COMMON_FLAGS, *ISA_FLAGS.get(isa, []), "-c", source, "-o", str(target)])
         return str(target)
 
-    def stub(self, ext: Extension, temp: pathlib.Path) -> list[str]:
-        """An empty library with TensorFlow's soname: names the dependency without TensorFlow at build time."""
-        if not ext.name.endswith("tf_op"):
-            return []
-        path = temp / TF_SONAME
-        empty = temp / "empty.cc"
-        empty.write_text("")
-        self.run([*compiler(), "-shared", str(empty), f"-Wl,-soname,{TF_SONAME}", "-o", str(path)])
-        return ["-Wl,--no-as-needed", str(path), "-Wl,--as-needed"]
-
-    def run(self, command: list[str]) -> None:
+    def call(self, command: list[str]) -> None:
         """Runs a compiler command and shows it."""
         self.announce(shlex.join(command), level=2)
         try:
@@ -124,7 +118,6 @@ setup(
             "keras_prune._native.libkeras_prune_delegate",
             sources("kernels", "tflite"),
             depends=headers(),
-            extra_link_args=DELEGATE_LINK_FLAGS,
         ),
         SharedLibrary("keras_prune._native.libkeras_prune_tf_op", sources("kernels", "tf"), depends=headers()),
     ],
