@@ -135,7 +135,7 @@ class PackedDense(keras.layers.Layer):
                 the rest.
             ValueError: the bias does not fit.
         """
-        array = np.frombuffer(packed, np.uint8) if isinstance(packed, bytes) else np.asarray(packed)
+        array = np.frombuffer(packed, np.uint8) if isinstance(packed, bytes) else ops.to_numpy(packed)
         header = sparse_format.read_header(array)
         layer = cls(header.rows, activation, bias is not None, num_bytes=len(array), **kwargs)
         layer.build((None, header.cols))
@@ -169,8 +169,8 @@ class PackedDense(keras.layers.Layer):
                 f"PackedDense.from_dense: expected a built Dense layer in floating point, got {dense.name!r}, which is "
                 "not built or was quantized by Keras; build it, or start from the model before quantize()"
             )
-        packed = ops.pack_weights(keras.ops.convert_to_numpy(dense.kernel), weights=weights)
-        bias = keras.ops.convert_to_numpy(dense.bias) if dense.use_bias else None
+        packed = ops.pack_weights(dense.kernel, weights=weights)
+        bias = dense.bias if dense.use_bias else None
         return cls.from_packed(
             packed, bias=bias, activation=dense.activation, name=dense.name, dtype=dense.dtype_policy
         )

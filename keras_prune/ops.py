@@ -102,17 +102,21 @@ def relative_index_matmul(
     packed = tf.convert_to_tensor(np.frombuffer(packed, np.uint8) if isinstance(packed, bytes) else packed)
     _check_x(x)
     _check_packed(packed)
-    rows, cols = -1 if units is None else units, -1 if input_dim is None else input_dim
+    attributes = {
+        "transpose": transpose,
+        "rows": -1 if units is None else units,
+        "cols": -1 if input_dim is None else input_dim,
+    }
     if x.shape.rank in (None, 2):
-        return _matmul(x, packed, transpose, rows, cols)
+        return _matmul(x, packed, **attributes)
     leading, size = tf.shape(x)[:-1], tf.shape(x)[-1]
-    y = _matmul(tf.reshape(x, [tf.reduce_prod(leading), size]), packed, transpose, rows, cols)
+    y = _matmul(tf.reshape(x, [tf.reduce_prod(leading), size]), packed, **attributes)
     result = tf.reshape(y, tf.concat([leading, tf.shape(y)[-1:]], 0))
     result.set_shape(x.shape[:-1].concatenate(y.shape[-1:]))
     return result
 
 
-def _matmul(x: tf.Tensor, packed: tf.Tensor, transpose: bool, rows: int, cols: int) -> tf.Tensor:
+def _matmul(x: tf.Tensor, packed: tf.Tensor, *, transpose: bool, rows: int, cols: int) -> tf.Tensor:
     y = _library.keras_prune_relative_index_matmul(x, packed, transpose=transpose, rows=rows, cols=cols)
     size = cols if transpose else rows
     y.set_shape([None, size if size >= 0 else None])  # shape functions of the C API cannot read the attributes
@@ -123,10 +127,15 @@ def _matmul(x: tf.Tensor, packed: tf.Tensor, transpose: bool, rows: int, cols: i
 def _gradient(op: Any, grad: Any) -> tuple[tf.Tensor, None]:
     """dL/dx = dL/dy · Wᵀ; the packed bytes have no gradient."""
     x, packed = op.inputs
-    rows, cols = op.get_attr("rows"), op.get_attr("cols")
-    dx = _matmul(tf.convert_to_tensor(grad), packed, not op.get_attr("transpose"), rows, cols)
+    sizes = {"rows": op.get_attr("rows"), "cols": op.get_attr("cols")}
+    dx = _matmul(tf.convert_to_tensor(grad), packed, transpose=not op.get_attr("transpose"), **sizes)
     dx.set_shape(x.shape)
     return dx, None
+
+
+def to_numpy(values: Any) -> np.ndarray:
+    """An array, tensor or variable of TensorFlow or Keras as a NumPy array."""
+    return values if isinstance(values, np.ndarray) else tf.convert_to_tensor(values).numpy()
 
 
 def pack_weights(kernel: Any, *, weights: Codebook = _DEFAULT_WEIGHTS) -> np.ndarray:
@@ -147,7 +156,7 @@ def pack_weights(kernel: Any, *, weights: Codebook = _DEFAULT_WEIGHTS) -> np.nda
         >>> pack_weights(np.eye(3, dtype=np.float32)).shape
         (43,)
     """
-    array = np.asarray(kernel)
+    array = to_numpy(kernel)
     if array.ndim != 2:
         raise ValueError(f"pack_weights: expected a kernel of shape (inputs, units), got {array.shape}; reshape it")
     codes, codebook = weights.fit(array.T)
