@@ -102,7 +102,7 @@ def relative_index_matmul(
     packed = tf.convert_to_tensor(np.frombuffer(packed, np.uint8) if isinstance(packed, bytes) else packed)
     _check_x(x)
     _check_packed(packed)
-    attributes = {
+    attributes: dict[str, Any] = {
         "transpose": transpose,
         "rows": -1 if units is None else units,
         "cols": -1 if input_dim is None else input_dim,
