@@ -79,6 +79,15 @@ const char* IsaName(Isa isa) {
   return "not built";
 }
 
+bool IsaFromName(const char* name, Isa* isa) {
+  for (const Choice& choice : kChoices) {
+    if (strcmp(name, choice.name) != 0) continue;
+    *isa = choice.isa;
+    return true;
+  }
+  return false;
+}
+
 Isa SelectIsa(bool* ok) {
   *ok = true;
   const char* forced = getenv("KERAS_PRUNE_ISA");

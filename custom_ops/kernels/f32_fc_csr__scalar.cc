@@ -13,11 +13,11 @@ struct CsrLayout : FcLayout {
   uint8_t* codes;
 };
 
-size_t PlaceArrays(const PackedView& packed, CsrLayout* layout, CsrLayout* arrays) {
+uint64_t PlaceArrays(const PackedView& packed, CsrLayout* layout, CsrLayout* arrays) {
   Arena arena(layout);
   arena.Take<CsrLayout>(1);
   arrays->wide = packed.cols > 65536;
-  arrays->row_start = arena.Take<uint32_t>(size_t{packed.rows} + 1);
+  arrays->row_start = arena.Take<uint32_t>(uint64_t{packed.rows} + 1);
   if (arrays->wide) {
     arrays->columns = arena.Take<uint32_t>(packed.num_kept);
   } else {
@@ -44,7 +44,7 @@ void FillArrays(const PackedView& packed, CsrLayout* layout) {
 
 Status Make(const PackedView& packed, const FcKernel* kernel, FcLayout** out) {
   CsrLayout arrays;
-  const size_t num_bytes = PlaceArrays(packed, nullptr, &arrays);
+  const uint64_t num_bytes = PlaceArrays(packed, nullptr, &arrays);
   auto* layout = static_cast<CsrLayout*>(AllocateAligned(num_bytes));
   if (layout == nullptr) return Status::kOutOfMemory;
   InitLayout(packed, kernel, num_bytes, layout);

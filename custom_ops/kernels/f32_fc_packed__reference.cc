@@ -15,7 +15,7 @@ Status Make(const PackedView& packed, const FcKernel* kernel, FcLayout** out) {
   const size_t codebook_bytes = 4 * size_t{packed.codebook_size - 1};
   const size_t gap_bytes = (uint64_t{packed.num_entries} * packed.gap_bits + 7) / 8;
   const size_t code_bytes = (uint64_t{packed.num_entries} * packed.code_bits + 7) / 8;
-  const size_t num_bytes = sizeof(PackedLayout) + codebook_bytes + gap_bytes + code_bytes;
+  const uint64_t num_bytes = sizeof(PackedLayout) + codebook_bytes + gap_bytes + code_bytes;
   auto* layout = static_cast<PackedLayout*>(AllocateAligned(num_bytes));
   if (layout == nullptr) return Status::kOutOfMemory;
   InitLayout(packed, kernel, num_bytes, layout);

@@ -10,20 +10,29 @@ namespace keras_prune {
 
 const FcKernel* KernelFor(Isa isa);  // dispatch.cc
 
-void* AllocateAligned(size_t num_bytes) {
-  void* memory = nullptr;
-  if (posix_memalign(&memory, kAlignment, num_bytes) != 0) return nullptr;
-  memset(memory, 0, num_bytes);
-  return memory;
+// calloc, because the system hands out zeroed pages lazily; what it gave stands just before the aligned address.
+void* AllocateAligned(uint64_t num_bytes) {
+  if (num_bytes > PTRDIFF_MAX - 2 * kAlignment) return nullptr;
+  auto* raw = static_cast<char*>(calloc(1, static_cast<size_t>(num_bytes) + 2 * kAlignment));
+  if (raw == nullptr) return nullptr;
+  char* aligned = raw + kAlignment - reinterpret_cast<uintptr_t>(raw) % kAlignment;
+  if (aligned - raw < static_cast<ptrdiff_t>(sizeof raw)) aligned += kAlignment;
+  memcpy(aligned - sizeof raw, &raw, sizeof raw);
+  return aligned;
 }
 
-void FreeAligned(void* memory) { free(memory); }
+void FreeAligned(void* memory) {
+  if (memory == nullptr) return;
+  char* raw;
+  memcpy(&raw, static_cast<char*>(memory) - sizeof raw, sizeof raw);
+  free(raw);
+}
 
-void InitLayout(const PackedView& packed, const FcKernel* kernel, size_t num_bytes, FcLayout* layout) {
+void InitLayout(const PackedView& packed, const FcKernel* kernel, uint64_t num_bytes, FcLayout* layout) {
   layout->kernel = kernel;
   layout->rows = packed.rows;
   layout->cols = packed.cols;
-  layout->num_bytes = num_bytes;
+  layout->num_bytes = static_cast<size_t>(num_bytes);
   for (uint32_t code = 0; code < packed.codebook_size; ++code) layout->codebook[code] = CodebookValue(packed, code);
 }
 

@@ -19,6 +19,7 @@ enum class Isa { kReference, kScalar, kAvx2, kAvx512 };
 Isa SelectIsa(bool* ok);
 bool IsaSupported(Isa isa);
 const char* IsaName(Isa isa);
+bool IsaFromName(const char* name, Isa* isa);  // false when this build knows no such name
 
 struct FcLayout;  // opaque, immutable after it is made, safe to share between threads
 

@@ -37,24 +37,24 @@ class Arena {
  public:
   explicit Arena(void* base) : base_(static_cast<char*>(base)) {}
   template <typename T>
-  T* Take(size_t count) {
-    T* at = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + used_);
+  T* Take(uint64_t count) {
+    T* at = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + static_cast<size_t>(used_));
     used_ += (count * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
     return at;
   }
-  size_t used() const { return used_; }
+  uint64_t used() const { return used_; }
 
  private:
   char* base_;
-  size_t used_ = 0;
+  uint64_t used_ = 0;  // 64 bits also where size_t has 32: AllocateAligned refuses what does not fit
 };
 
 // Zeroed memory aligned to kAlignment, or null; released by FreeAligned.
-void* AllocateAligned(size_t num_bytes);
+void* AllocateAligned(uint64_t num_bytes);
 void FreeAligned(void* memory);
 
 // Fills the head of a layout.
-void InitLayout(const PackedView& packed, const FcKernel* kernel, size_t num_bytes, FcLayout* layout);
+void InitLayout(const PackedView& packed, const FcKernel* kernel, uint64_t num_bytes, FcLayout* layout);
 
 extern const FcKernel kFcReference;
 extern const FcKernel kFcScalar;

@@ -1,0 +1,203 @@
+#include "packed_fc.h"
+
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+namespace keras_prune {
+namespace {
+
+constexpr int kOptionsBytes = 8;
+constexpr uint8_t kOptionsVersion = 1;
+constexpr uint8_t kKeepNumDims = 1;
+
+// One operator of the file, and its layout once it is prepared.
+struct PackedFc {
+  Isa isa;
+  int num_inputs, num_outputs;
+  int x, packed, bias, y;  // tensor indices; bias may be kTfLiteOptionalTensor
+  int options_size;
+  uint8_t options[kOptionsBytes];
+  FcLayout* layout;
+  const void* layout_data;  // the packed bytes that the layout was made from
+  size_t layout_bytes;
+  size_t batch;
+  float low, high;
+};
+
+#define KP_REQUIRE(condition, ...)                                         \
+  do {                                                                     \
+    if (!(condition)) {                                                    \
+      context->ReportError(context, "KerasPruneFullyConnected: " __VA_ARGS__); \
+      return kTfLiteError;                                                 \
+    }                                                                      \
+  } while (false)
+
+const char* NameOf(const TfLiteTensor& tensor) { return tensor.name != nullptr ? tensor.name : "(no name)"; }
+
+void* Init(TfLiteContext* context, const char* buffer, size_t) {
+  const auto* params = reinterpret_cast<const TfLiteDelegateParams*>(buffer);
+  auto* op = static_cast<PackedFc*>(calloc(1, sizeof(PackedFc)));
+  TfLiteNode* node;
+  TfLiteRegistration* registration;
+  if (op == nullptr || params->nodes_to_replace->size != 1 ||
+      context->GetNodeAndRegistration(context, params->nodes_to_replace->data[0], &node, &registration) != kTfLiteOk) {
+    free(op);
+    return nullptr;  // reported by Prepare
+  }
+  op->isa = *static_cast<const Isa*>(params->delegate->data);
+  op->num_inputs = node->inputs->size;
+  op->num_outputs = node->outputs->size;
+  op->x = op->num_inputs > 0 ? node->inputs->data[0] : kTfLiteOptionalTensor;
+  op->packed = op->num_inputs > 1 ? node->inputs->data[1] : kTfLiteOptionalTensor;
+  op->bias = op->num_inputs > 2 ? node->inputs->data[2] : kTfLiteOptionalTensor;
+  op->y = op->num_outputs > 0 ? node->outputs->data[0] : kTfLiteOptionalTensor;
+  op->options_size = node->custom_initial_data != nullptr ? node->custom_initial_data_size : 0;
+  if (op->options_size == kOptionsBytes) memcpy(op->options, node->custom_initial_data, kOptionsBytes);
+  return op;
+}
+
+void Free(TfLiteContext*, void* buffer) {
+  auto* op = static_cast<PackedFc*>(buffer);
+  if (op == nullptr) return;
+  FreeFcLayout(op->layout);
+  free(op);
+}
+
+TfLiteStatus ReadOptions(TfLiteContext* context, PackedFc* op) {
+  KP_REQUIRE(op->options_size == kOptionsBytes, "expected %d bytes of options, got %d; export the model again",
+             kOptionsBytes, op->options_size);
+  const uint8_t* o = op->options;
+  KP_REQUIRE(o[0] == kOptionsVersion, "expected options version %d, got %d; install a keras_prune that reads it",
+             kOptionsVersion, o[0]);
+  const uint32_t crc = uint32_t{o[4]} | uint32_t{o[5]} << 8 | uint32_t{o[6]} << 16 | uint32_t{o[7]} << 24;
+  KP_REQUIRE(crc == Crc32(0, o, 4), "the options' checksum does not match (corrupt); export the model again");
+  KP_REQUIRE(o[1] <= 3, "expected an activation from 0 to 3, got %d; export the model again", o[1]);
+  KP_REQUIRE((o[2] & ~kKeepNumDims) == 0 && o[3] == 0, "unknown flags %d; install a keras_prune that reads them", o[2]);
+  constexpr float kInfinity = __builtin_inff();
+  constexpr float kLow[] = {-kInfinity, 0.0f, -1.0f, 0.0f}, kHigh[] = {kInfinity, kInfinity, 1.0f, 6.0f};
+  op->low = kLow[o[1]];
+  op->high = kHigh[o[1]];
+  return kTfLiteOk;
+}
+
+TfLiteStatus CheckTensorIndices(TfLiteContext* context, const PackedFc& op) {
+  KP_REQUIRE(op.num_inputs == 2 || op.num_inputs == 3, "expected 2 or 3 inputs, got %d; export the model again",
+             op.num_inputs);
+  KP_REQUIRE(op.num_outputs == 1, "expected 1 output, got %d; export the model again", op.num_outputs);
+  const int count = static_cast<int>(context->tensors_size);
+  const auto exists = [count](int index) { return index >= 0 && index < count; };
+  KP_REQUIRE(exists(op.x) && exists(op.packed) && exists(op.y), "an input or the output is missing; export again");
+  KP_REQUIRE(op.bias == kTfLiteOptionalTensor || exists(op.bias), "the bias is missing; export the model again");
+  return kTfLiteOk;
+}
+
+// Makes the layout unless it is there already for these bytes: prepare runs again at every resize.
+TfLiteStatus MakeLayout(TfLiteContext* context, PackedFc* op) {
+  const TfLiteTensor& t = context->tensors[op->packed];
+  KP_REQUIRE(t.type == kTfLiteUInt8, "packed weights %s: expected uint8, got type %d; export the model again",
+             NameOf(t), t.type);
+  KP_REQUIRE((t.allocation_type == kTfLiteMmapRo || t.allocation_type == kTfLitePersistentRo) && t.data != nullptr,
+             "packed weights %s: expected a constant, got a computed tensor; export the model again", NameOf(t));
+  KP_REQUIRE(t.dims != nullptr && t.dims->size == 1 && static_cast<size_t>(t.dims->data[0]) == t.bytes,
+             "packed weights %s: expected shape [%d], got rank %d; export the model again", NameOf(t),
+             static_cast<int>(t.bytes), t.dims != nullptr ? t.dims->size : 0);
+  if (op->layout != nullptr && op->layout_data == t.data && op->layout_bytes == t.bytes) return kTfLiteOk;
+  FreeFcLayout(op->layout);
+  op->layout = nullptr;
+  PackedView view;
+  Status status = ParsePacked(static_cast<const uint8_t*>(t.data), t.bytes, &view);
+  if (status == Status::kOk) status = MakeFcLayout(view, op->isa, &op->layout);
+  KP_REQUIRE(status == Status::kOk, "packed weights %s: %s", NameOf(t), StatusMessage(status));
+  op->layout_data = t.data;
+  op->layout_bytes = t.bytes;
+  return kTfLiteOk;
+}
+
+TfLiteStatus CheckBias(TfLiteContext* context, const PackedFc& op) {
+  if (op.bias == kTfLiteOptionalTensor) return kTfLiteOk;
+  const TfLiteTensor& t = context->tensors[op.bias];
+  const uint32_t rows = FcRows(op.layout);
+  KP_REQUIRE(t.type == kTfLiteFloat32, "bias %s: expected float32, got type %d; export the model again", NameOf(t),
+             t.type);
+  KP_REQUIRE(t.dims != nullptr && t.dims->size == 1 && static_cast<uint32_t>(t.dims->data[0]) == rows,
+             "bias %s: expected shape [%u] as the packed weights have rows, got rank %d and %d values; export again",
+             NameOf(t), rows, t.dims != nullptr ? t.dims->size : 0, static_cast<int>(t.bytes / sizeof(float)));
+  return kTfLiteOk;
+}
+
+// Checks the activations and counts their rows.
+TfLiteStatus CountBatch(TfLiteContext* context, PackedFc* op) {
+  const TfLiteTensor& t = context->tensors[op->x];
+  const uint32_t cols = FcCols(op->layout);
+  KP_REQUIRE(t.type == kTfLiteFloat32, "input %s: expected float32, got type %d; feed float32 activations", NameOf(t),
+             t.type);
+  KP_REQUIRE(t.dims != nullptr && t.dims->size >= 1, "input %s: expected rank 1 or more, got a scalar", NameOf(t));
+  uint64_t values = 1;
+  for (int i = 0; i < t.dims->size; ++i) {
+    KP_REQUIRE(t.dims->data[i] >= 0, "input %s: dimension %d is %d; resize the input first", NameOf(t), i,
+               t.dims->data[i]);
+    KP_REQUIRE(!__builtin_mul_overflow(values, static_cast<uint64_t>(t.dims->data[i]), &values) && values <= INT64_MAX,
+               "input %s: too large", NameOf(t));
+  }
+  const int last = t.dims->data[t.dims->size - 1];
+  const bool fits = (op->options[2] & kKeepNumDims) != 0 ? static_cast<uint32_t>(last) == cols : values % cols == 0;
+  KP_REQUIRE(fits, "input %s: expected %u values in a row as the packed weights have columns, got a last dimension of %d",
+             NameOf(t), cols, last);
+  op->batch = values / cols;
+  return kTfLiteOk;
+}
+
+// [batch, rows], or with kept dimensions the input's shape with `rows` for the last.
+TfLiteStatus ResizeOutput(TfLiteContext* context, const PackedFc& op) {
+  TfLiteTensor& y = context->tensors[op.y];
+  const uint32_t rows = FcRows(op.layout);
+  KP_REQUIRE(y.type == kTfLiteFloat32, "output %s: expected float32, got type %d; export the model again", NameOf(y),
+             y.type);
+  KP_REQUIRE(rows <= INT_MAX && op.batch <= INT_MAX, "an output of %u columns is too large for the runtime", rows);
+  const TfLiteIntArray& in = *context->tensors[op.x].dims;
+  const bool keep = (op.options[2] & kKeepNumDims) != 0;
+  const int rank = keep ? in.size : 2;
+  auto* shape = static_cast<TfLiteIntArray*>(malloc(sizeof(int) * (rank + 1)));
+  KP_REQUIRE(shape != nullptr, "out of memory for a shape");
+  int* dims = reinterpret_cast<int*>(shape) + 1;
+  shape->size = rank;
+  for (int i = 0; i + 1 < rank; ++i) dims[i] = keep ? in.data[i] : static_cast<int>(op.batch);
+  dims[rank - 1] = static_cast<int>(rows);
+  return context->ResizeTensor(context, &y, shape);
+}
+
+TfLiteStatus Prepare(TfLiteContext* context, TfLiteNode* node) {
+  auto* op = static_cast<PackedFc*>(node->user_data);
+  KP_REQUIRE(op != nullptr, "the operator could not be read from the graph; free memory or export the model again");
+  TfLiteStatus status = CheckTensorIndices(context, *op);
+  if (status == kTfLiteOk) status = ReadOptions(context, op);
+  if (status == kTfLiteOk) status = MakeLayout(context, op);
+  if (status == kTfLiteOk) status = CheckBias(context, *op);
+  if (status == kTfLiteOk) status = CountBatch(context, op);
+  return status == kTfLiteOk ? ResizeOutput(context, *op) : status;
+}
+
+TfLiteStatus Invoke(TfLiteContext* context, TfLiteNode* node) {
+  const auto& op = *static_cast<const PackedFc*>(node->user_data);
+  const TfLiteTensor* t = context->tensors;
+  const auto* bias = op.bias == kTfLiteOptionalTensor ? nullptr : static_cast<const float*>(t[op.bias].data);
+  FcForward(op.layout, static_cast<const float*>(t[op.x].data), op.batch, bias, op.low, op.high,
+            static_cast<float*>(t[op.y].data));
+  return kTfLiteOk;
+}
+
+}  // namespace
+
+TfLiteRegistration PackedFcRegistration() {
+  TfLiteRegistration registration = {};
+  registration.init = Init;
+  registration.free = Free;
+  registration.prepare = Prepare;
+  registration.invoke = Invoke;
+  registration.custom_name = "KerasPruneDelegate";
+  registration.version = 1;
+  return registration;
+}
+
+}  // namespace keras_prune
