@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -43,10 +45,10 @@ def check_model(model: Any, name: str) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps the export's messages and the converter's deprecation warnings from the user's screen and test suite."""
+    """Keeps the export's messages and the converter's notes and warnings from the user's screen and test suite."""
     loggers = [logging.getLogger(name) for name in ("absl", "tensorflow")]
     levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _native_stderr_discarded():
         warnings.simplefilter("ignore")
         try:
             for logger in loggers:
@@ -55,6 +57,21 @@ def _quiet() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _native_stderr_discarded() -> Iterator[None]:
+    """The converter's C++ part writes to file descriptor 2 itself; its errors also come as exceptions."""
+    sys.stderr.flush()
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
 
 
 def convert(model: Any, *, optimize: str | None = None, representative_data: Any = None) -> bytes:
@@ -84,7 +101,15 @@ def convert(model: Any, *, optimize: str | None = None, representative_data: Any
             model.export(folder)
             return bytes(_converter(folder, optimize, representative_data).convert())
         except Exception as error:
-            raise ValueError(f"convert: TensorFlow's converter refused the model {model.name!r}: {error}") from error
+            raise ValueError(_refusal(model.name, str(error))) from error
+
+
+def _refusal(name: str, problem: str) -> str:
+    """The converter's complaint, shortened (all of it is in the exception that caused ours), and what to do."""
+    short = problem if len(problem) <= 300 else f"{problem[:300]} ..."
+    is_loop = "TensorList" in problem
+    advice = ". Give recurrent layers unroll=True: the converter cannot express their loop" if is_loop else ""
+    return f"convert: TensorFlow's converter refused the model {name!r}: {short}{advice}"
 
 
 def _converter(folder: str, optimize: str | None, representative_data: Any) -> Any:

@@ -118,27 +118,15 @@ def _table(rows: list[list[str]]) -> str:
 
 def layer_table(layers: Iterable[packed.Layer]) -> str:
     """The packed layers with their bytes by part, as a table."""
-    header = [
-        "layer",
-        "shape",
-        "kept",
-        "density",
-        "fillers",
-        "gap bits",
-        "code bits",
-        "header",
-        "codebook",
-        "gaps",
-        "codes",
-        "bytes",
-    ]
+    bits = ["gap bits", "code bits"]
+    header = ["layer", "shape", "kept", "density", "fillers", *bits, "header", "codebook", "gaps", "codes", "bytes"]
     rows = [header]
     for layer in layers:
         parts = [layer.header_bytes, layer.codebook_bytes, layer.gap_bytes, layer.code_bytes, layer.num_bytes]
         shape, density = "x".join(map(str, layer.shape)), f"{layer.kept / layer.num_weights:.2%}"
         counts = [f"{value:,}" for value in parts]
-        bits = [f"{layer.fillers:,}", str(layer.gap_bits), str(layer.code_bits)]
-        rows.append([layer.name, shape, f"{layer.kept:,}", density, *bits, *counts])
+        widths = [str(layer.gap_bits), str(layer.code_bits)]
+        rows.append([layer.name, shape, f"{layer.kept:,}", density, f"{layer.fillers:,}", *widths, *counts])
     return _table(rows)
 
 

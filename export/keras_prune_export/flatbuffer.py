@@ -182,7 +182,7 @@ def text(name: bytes | str | None) -> str:
 
 
 def constant(model: Any, tensor: Any) -> np.ndarray:
-    """A constant float32 tensor's values.
+    """A constant float32 tensor's values, without a copy.
 
     Raises:
         ValueError: the buffer does not have the shape's size.
@@ -192,7 +192,7 @@ def constant(model: Any, tensor: Any) -> np.ndarray:
     if not num_bytes or num_bytes != 4 * math.prod(shape):
         name = text(tensor.name)
         raise ValueError(f".tflite file: tensor {name!r} of shape {shape} has {num_bytes} bytes; the file is damaged")
-    return np.frombuffer(np.asarray(data, np.uint8).tobytes(), "<f4").reshape(shape)
+    return np.frombuffer(np.ascontiguousarray(data, np.uint8), "<f4").reshape(shape)
 
 
 def add_buffer(model: Any, data: bytes) -> int:

@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from keras_prune import sparse_format
 from keras_prune.quantize import Codebook
-from keras_prune_export import converter
-from keras_prune_export.targets import packed as target
+from keras_prune_export import converter, flatbuffer
 from keras_prune_export.tflite import check_options
+from keras_prune_export.transformations.pack_fully_connected import choose
 
 
 def quantize(model: Any, weights: Codebook | None = None, *, min_sparsity: float = 0.1, in_place: bool = False) -> Any:
-    """Gives the pruned Dense kernels of a model the values that its packed file computes with.
+    """Gives the pruned weights of a model the values that its packed file computes with.
 
-    Layers are chosen as `export_tflite` chooses them; exporting the result gives the same packed bytes.
+    The model is converted as for export, and each matrix that would be packed is found again among the model's
+    variables by its values. Where the converter folds a neighbour's scale into a kernel (BatchNormalization,
+    Rescaling), the folded kernel is what is quantized, and the variable gets the values that fold into it: the
+    predictions are the file's, up to float rounding. Exporting the result packs the same values again.
 
     Args:
         model: a built Keras 3 model.
         weights: how kept weights are quantized; ``Codebook()`` (4 bits) by default. Zeros stay exactly zero.
-        min_sparsity: a kernel is pruned when at least this fraction of it is exactly zero, 0 to 1.
+        min_sparsity: a matrix is pruned when at least this fraction of it is exactly zero, 0 to 1.
         in_place: change and return ``model`` itself; by default a copy.
 
     Returns:
-        The model with quantized kernels.
+        The model with quantized weights; unchanged weights where nothing would be packed.
 
     Raises:
         TypeError: not a Keras 3 model, or ``weights`` is not a `Codebook`.
-        ValueError: the model is not built, cannot be copied, or an argument is out of range.
+        ValueError: the model is not built, cannot be copied or converted, an argument is out of range, or the
+            converter changed a pruned matrix so that it cannot be found.
 
     Example:
         >>> quantized = keras_prune.quantize(model, keras_prune.Codebook(bits=4))  # doctest: +SKIP
@@ -38,12 +41,14 @@ def quantize(model: Any, weights: Codebook | None = None, *, min_sparsity: float
     weights = Codebook() if weights is None else weights
     check_options(weights, min_sparsity, "quantize")
     converter.check_model(model, "quantize")
+    file = flatbuffer.read(converter.convert(model))
     result = model if in_place else _copy(model)
-    for layer in _dense_layers(result):
-        kernel = np.asarray(layer.kernel.numpy(), np.float32)
-        packed, _ = target.store(np.ascontiguousarray(kernel.T), weights, min_sparsity)
-        if packed is not None:
-            layer.kernel.assign(sparse_format.to_dense(packed).T)
+    changes = []
+    for choice in choose(file, weights, min_sparsity=min_sparsity):
+        if choice.packed is not None and choice.values is not None and choice.values.any():
+            changes += _changes(result, choice.values, sparse_format.to_dense(choice.packed), name=choice.name)
+    for variable, values in changes:  # only now: an error above leaves an in-place model as it was
+        variable.assign(values)
     return result
 
 
@@ -60,15 +65,38 @@ def _copy(model: Any) -> Any:
     return copy
 
 
-def _dense_layers(layer: Any, seen: set[int] | None = None) -> Iterator[Any]:
-    """All Dense layers, those inside models and wrappers included, each once."""
-    import keras  # noqa: PLC0415
+def _changes(model: Any, dense: np.ndarray, quantized: np.ndarray, *, name: str) -> list[tuple[Any, np.ndarray]]:
+    """The variables that became one matrix of the file, each with its new values."""
+    variables = [v for v in model.variables if np.prod(v.shape, dtype=np.int64) == dense.size and "float" in v.dtype]
+    for pull_back in (_pull_back_same, _pull_back_scaled):
+        found = [(v, pull_back(np.asarray(v.numpy(), np.float32), dense, quantized)) for v in variables]
+        changes = [(variable, values) for variable, values in found if values is not None]
+        if changes:
+            return changes
+    raise ValueError(
+        f"quantize: the file's matrix {name!r} {dense.shape} is none of the model's variables, nor one of them with "
+        "scaled rows or columns: the converter combined it with a neighbour; export works, quantize does not"
+    )
 
-    seen = set() if seen is None else seen
-    if id(layer) in seen:
-        return
-    seen.add(id(layer))
-    if isinstance(layer, keras.layers.Dense):
-        yield layer
-    for child in [*getattr(layer, "layers", ()), *filter(None, [getattr(layer, "layer", None)])]:
-        yield from _dense_layers(child, seen)
+
+def _pull_back_same(values: np.ndarray, dense: np.ndarray, quantized: np.ndarray) -> np.ndarray | None:
+    """New values of a variable that holds the matrix's weights in any order: a weight's code depends on its value."""
+    kept, kept_dense = values != 0, dense != 0
+    if np.count_nonzero(kept) != np.count_nonzero(kept_dense):
+        return None
+    order, order_dense = np.argsort(values[kept]), np.argsort(dense[kept_dense])
+    if not np.array_equal(values[kept][order], dense[kept_dense][order_dense]):
+        return None
+    new = np.empty(len(order), np.float32)
+    new[order] = quantized[kept_dense][order_dense]
+    result = np.zeros_like(values)
+    result[kept] = new
+    return result
+
+
+def _pull_back_scaled(values: np.ndarray, dense: np.ndarray, quantized: np.ndarray) -> np.ndarray | None:
+    """New values of a kernel whose rows or columns the converter scaled: its zeros stand where the matrix has them."""
+    if values.ndim != 2 or values.T.shape != dense.shape or not np.array_equal(values.T != 0, dense != 0):
+        return None
+    ratios = np.divide(quantized, dense, out=np.zeros(dense.shape), where=dense != 0, dtype=np.float64)
+    return (values * ratios.T).astype(np.float32)

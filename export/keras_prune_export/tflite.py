@@ -16,7 +16,7 @@ TARGETS = ("packed", "stock")
 _log = logging.getLogger("keras_prune")
 
 
-def export_tflite(  # noqa: PLR0913 (one more than ruff's five; the house allows seven)
+def export_tflite(
     model: Any,
     path: str | os.PathLike[str] | None = None,
     *,

@@ -11,6 +11,7 @@ from keras_prune import sparse_format
 from keras_prune.quantize import Codebook
 
 OPERATOR = "KerasPruneFullyConnected"
+_ROUNDING = 2.0**-20  # relative: eight times float32's epsilon, for a few multiplications
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,10 +95,32 @@ def store(weights: np.ndarray, codebook: Codebook, min_sparsity: float) -> tuple
     reason = why_not(weights, min_sparsity)
     if reason:
         return None, reason
-    packed = sparse_format.encode(*codebook.fit(weights))
+    packed = sparse_format.encode(*codebook.fit(_without_rounding(weights, codebook)))
     if len(packed) >= weights.nbytes:
         return None, f"packed it would need {len(packed)} bytes, dense it needs {weights.nbytes}"
     return packed, ""
+
+
+def _without_rounding(weights: np.ndarray, codebook: Codebook) -> np.ndarray:
+    """Merges values that differ by float32 rounding only, when that leaves no more than the codebook holds.
+
+    The converter folds a neighbour's scale (BatchNormalization, Rescaling) into weights that were already quantized:
+    each shared value comes back as several that differ in their last bits.
+    """
+    distinct = np.unique(weights[weights != 0])
+    limit = (1 << codebook.bits) - 1
+    if len(distinct) <= limit:
+        return weights
+    steps = np.diff(distinct) > _ROUNDING * np.abs(distinct[1:])
+    group = np.concatenate([[0], np.cumsum(steps)])
+    if group[-1] + 1 > limit:
+        return weights
+    first = np.flatnonzero(np.concatenate([[True], steps]))
+    middles = distinct[(first + np.append(first[1:], len(distinct)) - 1) // 2]
+    merged = np.zeros_like(weights)
+    kept = weights != 0
+    merged[kept] = middles[group[np.searchsorted(distinct, weights[kept])]]
+    return merged
 
 
 def describe(name: str, packed: bytes | np.ndarray) -> Layer:

@@ -55,10 +55,54 @@ def options_bytes(activation: int, keep_num_dims: bool) -> bytes:
     return head + struct.pack("<I", zlib.crc32(head))
 
 
+@dataclasses.dataclass
+class Choice:
+    """What to do with one weight matrix.
+
+    Attributes:
+        name: of the weights.
+        shape: (outputs, inputs).
+        values: the dense weights; None when they are no float32 matrix.
+        packed: the bytes that take their place; None when they stay.
+        reason: why they stay; empty when they are packed.
+        sites: the operators that read them.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    values: np.ndarray | None
+    packed: bytes | None
+    reason: str
+    sites: list[_Site]
+
+
+def choose(model: Any, weights: Codebook, *, min_sparsity: float) -> list[Choice]:
+    """Decides, and packs, without changing the model.
+
+    Args:
+        model: ``ModelT`` object.
+        weights: how kept weights are quantized.
+        min_sparsity: least fraction of exact zeros of a layer that is packed, 0 to 1.
+
+    Returns:
+        One choice for each weight matrix, in the order of the file; weights that operators share appear once.
+    """
+    users = flatbuffer.tensor_users(model)
+    choices = []
+    for buffer, group in _sites(model).items():
+        tensor = group[0].inputs[1]
+        name, shape = flatbuffer.text(tensor.name), tuple(flatbuffer.indices(tensor.shape))
+        reason = _why_not_shared(group, users[buffer]) or next(filter(None, map(_why_not, group)), "")
+        values = packed = None
+        if not reason:
+            values = flatbuffer.constant(model, tensor)
+            packed, reason = target.store(values, weights, min_sparsity)
+        choices.append(Choice(name, shape, values, packed, reason, group))
+    return choices
+
+
 def pack_fully_connected(model: Any, weights: Codebook, *, min_sparsity: float) -> list[target.Layer]:
     """Packs the pruned fully connected layers of a model, in all its subgraphs.
-
-    Weights that several operators share are packed once.
 
     Args:
         model: ``ModelT`` object, edited in place; `flatbuffer.drop_unused` then drops the dense weights.
@@ -68,22 +112,13 @@ def pack_fully_connected(model: Any, weights: Codebook, *, min_sparsity: float) 
     Returns:
         What became of each weight matrix, in the order of the file.
     """
-    sites = _sites(model)
-    users = flatbuffer.tensor_users(model)
     layers = []
-    for buffer, group in sites.items():
-        first = group[0].inputs[1]
-        name, shape = flatbuffer.text(first.name), tuple(flatbuffer.indices(first.shape))
-        reason = _why_not_shared(group, users[buffer]) or next(filter(None, map(_why_not, group)), "")
-        packed = None
-        if not reason:
-            values = flatbuffer.constant(model, first)
-            packed, reason = target.store(values, weights, min_sparsity)
-        if packed is None:
-            layers.append(target.Layer(name, shape, reason=reason))
+    for choice in choose(model, weights, min_sparsity=min_sparsity):
+        if choice.packed is None:
+            layers.append(target.Layer(choice.name, choice.shape, reason=choice.reason))
         else:
-            _replace(model, group, packed)
-            layers.append(target.describe(name, packed))
+            _replace(model, choice.sites, choice.packed)
+            layers.append(target.describe(choice.name, choice.packed))
     return layers
 
 
