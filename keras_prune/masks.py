@@ -1,0 +1,229 @@
+"""Masks: from scores to 0 and 1, and the constraint that holds pruned weights at zero inside each training step."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_prune.allocation import Allocation, Uniform, check_keys, kept_count, matches, select_highest
+from keras_prune.criteria import Magnitude
+from keras_prune.patterns import Pattern, Unstructured
+
+# Which weights to prune: all, those with these names, or those for which a function of the variable is true.
+Layers = None | str | Sequence[str] | Callable[[Any], bool]
+
+
+def make_mask(scores: np.ndarray, sparsity: float, pattern: Pattern | None = None) -> np.ndarray:
+    """Marks the weights to keep: ``round(size * (1 - sparsity))`` units with the highest scores.
+
+    Args:
+        scores: any shape, float, not NaN; higher is kept. Of equal scores those that come first are kept.
+        sparsity: fraction of units to prune, in [0, 1]. Below 1 at least one unit is kept.
+        pattern: which weights form a unit; by default each weight by itself.
+
+    Returns:
+        Mask of the same shape, uint8: 1 = kept, 0 = pruned.
+
+    Raises:
+        ValueError: a score is NaN.
+
+    Example:
+        >>> import numpy as np
+        >>> make_mask(np.array([[0.1, 3.0], [2.0, 0.2]]), 0.5).tolist()
+        [[0, 1], [1, 0]]
+    """
+    pattern = pattern or Unstructured()
+    units = pattern.pool(scores)
+    keep = select_highest(units, kept_count(len(units), sparsity))
+    return pattern.spread(keep.view(np.uint8), scores.shape)
+
+
+class MaskConstraint(keras.constraints.Constraint):
+    """Holds pruned weights at exactly zero: ``w -> where(mask, w, 0)``, inside the optimizer's step.
+
+    The variable's own constraint goes on working, on the weights that are kept. A NaN or a negative zero does not
+    survive in a pruned weight, as it would in ``w * mask``.
+
+    Args:
+        mask: variable of the weight's shape, uint8, 1 = kept; assigning it takes effect without retracing.
+        inner: the constraint that the variable had, or None.
+    """
+
+    def __init__(self, mask: Any, inner: Callable | None = None) -> None:
+        self.mask = mask
+        self.inner = inner
+        self.claim: tuple[Any, Any] | None = None  # (callback, its fit) while a callback changes the mask
+
+    def __call__(self, w: Any) -> Any:
+        """The weights with zeros where the mask is 0; same shape and dtype."""
+        if self.inner is not None:
+            # Masked first, so that norms are taken over the kept weights; masked again, as it may move zeros.
+            w = self.inner(self.apply_mask(w))
+        return self.apply_mask(w)
+
+    def apply_mask(self, w: Any) -> Any:
+        """The mask alone, without the inner constraint."""
+        return ops.where(ops.cast(self.mask, "bool"), w, ops.zeros((), w.dtype))
+
+    def get_config(self) -> dict[str, Any]:
+        """Refused: a mask belongs to one variable of one model."""
+        raise NotImplementedError(
+            "MaskConstraint: a mask cannot be saved in a layer's configuration; the zeros are saved with the weights. "
+            "Call keras_prune.strip(model) to remove masks"
+        )
+
+
+def check_model(model: Any) -> None:
+    """Raises TypeError unless it is a Keras 3 model."""
+    if not isinstance(model, keras.Model):
+        kind = f"{type(model).__module__}.{type(model).__qualname__}"
+        hint = "build it with Keras 3 (import keras)"
+        if kind.startswith("tf_keras"):
+            hint += (
+                "; tf_keras is Keras 2: remove TF_USE_LEGACY_KERAS from the environment and tf_keras from the imports"
+            )
+        raise TypeError(f"model: expected a Keras 3 model (keras.Model), got {kind}; {hint}")
+
+
+def named(variables: Sequence[Any]) -> dict[str, Any]:
+    """Variables by path; a path that occurs again gets ``#2``, ``#3``, ..."""
+    result: dict[str, Any] = {}
+    for variable in variables:
+        path, number = variable.path, 2
+        while path in result:
+            path, number = f"{variable.path}#{number}", number + 1
+        result[path] = variable
+    return result
+
+
+def prunable(model: Any, layers: Layers = None) -> dict[str, Any]:
+    """The variables that are pruned: trainable, of two dimensions or more, of the chosen layers.
+
+    Args:
+        model: a Keras 3 model that has been built.
+        layers: None for all; a name or regular expression or several, as `allocation.matches` takes them; or a
+            function of the variable.
+
+    Returns:
+        Each variable's path -> the variable, in the model's order.
+
+    Raises:
+        ValueError: nothing is left, or a name is not in the model.
+    """
+    found = {path: v for path, v in named(model.trainable_variables).items() if len(v.shape) >= 2}
+    if callable(layers):
+        chosen = {path: variable for path, variable in found.items() if layers(variable)}
+    elif layers is None:
+        chosen = found
+    else:
+        keys = [layers] if isinstance(layers, str) else list(layers)
+        check_keys(keys, found, "layers")
+        chosen = {path: v for path, v in found.items() if any(matches(key, path) for key in keys)}
+    if not chosen:
+        names = ", ".join(found) or "none; build the model and check that its layers are trainable"
+        raise ValueError(
+            f"layers: expected at least one trainable weight of two dimensions or more to prune, got none from "
+            f"layers={layers!r}; this model has: {names}"
+        )
+    return chosen
+
+
+def mask_constraint(variable: Any) -> MaskConstraint | None:
+    """The mask constraint of a variable, if it has one."""
+    constraint = variable.constraint
+    return constraint if isinstance(constraint, MaskConstraint) else None
+
+
+def attach(variables: Mapping[str, Any]) -> bool:
+    """Gives each variable a mask of ones, unless it has a mask; returns whether any was added."""
+    new = [variable for variable in variables.values() if mask_constraint(variable) is None]
+    for variable in new:
+        mask = keras.Variable(
+            initializer="ones", shape=variable.shape, dtype="uint8", trainable=False, name=f"{variable.name}_mask"
+        )
+        variable.constraint = MaskConstraint(mask, variable.constraint)
+    return bool(new)
+
+
+def reset_train_function(model: Any) -> None:
+    """Drops the compiled training step, which holds the constraints it was traced with; Keras makes a new one."""
+    if hasattr(model, "train_function"):
+        model.train_function = None
+
+
+def apply_masks(variables: Mapping[str, Any]) -> None:
+    """Sets pruned weights to zero now; variables without a mask stay as they are."""
+    for variable in variables.values():
+        constraint = mask_constraint(variable)
+        if constraint is not None:
+            variable.assign(constraint.apply_mask(variable))
+
+
+def mask_sparsity(variables: Mapping[str, Any]) -> float:
+    """The fraction of weights that the masks prune, all variables together."""
+    masks = [ops.convert_to_numpy(variable.constraint.mask) for variable in variables.values()]
+    return 1.0 - float(sum(map(np.count_nonzero, masks))) / sum(mask.size for mask in masks)
+
+
+class _Scores(Mapping[str, np.ndarray]):
+    """Scores by path, computed when asked for and not kept: a second copy of all weights would not fit everywhere."""
+
+    def __init__(self, variables: Mapping[str, Any], criterion: Callable[[np.ndarray], np.ndarray]) -> None:
+        self._variables = variables
+        self._criterion = criterion
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._variables)
+
+    def __len__(self) -> int:
+        return len(self._variables)
+
+    def __getitem__(self, path: str) -> np.ndarray:
+        weights = ops.convert_to_numpy(self._variables[path])
+        if weights.dtype not in (np.float32, np.float64):
+            weights = weights.astype(np.float32)  # NumPy selects no bfloat16
+        scores = np.asarray(self._criterion(weights))
+        if scores.shape != weights.shape:
+            raise ValueError(
+                f"criterion: expected one score for each weight of {path}, shape {weights.shape}, "
+                f"got shape {scores.shape}"
+            )
+        return scores
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How masks are made.
+
+    Args:
+        criterion: weights -> scores.
+        pattern: which weights are pruned together.
+        allocation: how the target is shared between layers.
+    """
+
+    criterion: Callable[[np.ndarray], np.ndarray] = dataclasses.field(default_factory=Magnitude)
+    pattern: Pattern = dataclasses.field(default_factory=Unstructured)
+    allocation: Allocation = dataclasses.field(default_factory=Uniform)
+
+    def update(self, variables: Mapping[str, Any], sparsity: float, final_sparsity: float) -> None:
+        """Makes the masks anew from the weights as they are, and sets pruned weights to zero.
+
+        Args:
+            variables: path -> variable with a mask.
+            sparsity: target of all together, in [0, 1).
+            final_sparsity: the schedule's last target, in [0, 1).
+
+        Raises:
+            ValueError: a score is NaN, or the allocation names a layer that is not there.
+        """
+        scores = _Scores(variables, self.criterion)
+        sparsities = self.allocation(scores, sparsity, final_sparsity)
+        for path, variable in variables.items():
+            mask = make_mask(scores[path], sparsities[path], self.pattern)
+            variable.constraint.mask.assign(mask)
+        apply_masks(variables)

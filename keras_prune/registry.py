@@ -1,0 +1,55 @@
+"""Objects by name, as in Keras: ``criterion="magnitude"`` stands for ``Magnitude()``."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import Any, Self
+
+
+class Value:
+    """Makes a dataclass serializable: its configuration is all its arguments."""
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments, for `from_config`."""
+        fields = dataclasses.fields(self)  # type: ignore[arg-type]
+        return {field.name: getattr(self, field.name) for field in fields}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Makes the object from `get_config`'s result."""
+        return cls(**config)
+
+
+def snake_case(name: str) -> str:
+    """``"PolynomialDecay"`` -> ``"polynomial_decay"``."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+def lookup(identifier: Any, known: Sequence[type], what: str) -> Any:
+    """Makes an object from its name, its class or its configuration; returns any other object as it is.
+
+    Args:
+        identifier: ``"snake_case"`` or ``"ClassName"``, a class, ``{"class_name": ..., "config": ...}`` or an object.
+        known: the classes that a name may stand for.
+        what: the kind of object, for error messages, such as ``"criterion"``.
+
+    Returns:
+        The object.
+
+    Raises:
+        ValueError: no known class has this name.
+    """
+    config: dict[str, Any] = {}
+    if isinstance(identifier, dict) and "class_name" in identifier:
+        identifier, config = identifier["class_name"], identifier.get("config", {})
+    if isinstance(identifier, type):
+        return identifier(**config)
+    if not isinstance(identifier, str):
+        return identifier
+    for cls in known:
+        if identifier.rpartition(">")[2] in (cls.__name__, snake_case(cls.__name__)):
+            return cls.from_config(config)  # type: ignore[attr-defined]
+    names = ", ".join(repr(snake_case(cls.__name__)) for cls in known)
+    raise ValueError(f"{what}: expected one of {names} or an object, got {identifier!r}")

@@ -1,0 +1,96 @@
+"""Masks onto a model at once, and off it again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras_prune import allocation as allocations
+from keras_prune import criteria, patterns
+from keras_prune.masks import (
+    Layers,
+    Recipe,
+    apply_masks,
+    attach,
+    check_model,
+    mask_constraint,
+    named,
+    prunable,
+    reset_train_function,
+)
+from keras_prune.schedules import check_sparsity
+
+
+def prune(
+    model: Any,
+    sparsity: float,
+    *,
+    criterion: Any = "magnitude",
+    pattern: Any = "unstructured",
+    allocation: Any = "uniform",
+    layers: Layers = None,
+) -> Any:
+    """Prunes a model in one shot, in place, without training.
+
+    Pruned weights stay zero in every later ``fit`` or ``train_on_batch``, until `strip` removes the masks.
+
+    Args:
+        model: a Keras 3 model that has been built.
+        sparsity: fraction of zeros among all trainable weights of two dimensions or more, in [0, 1).
+        criterion: what makes a weight matter: a name, a criterion, or a function weights -> scores.
+        pattern: which weights are pruned together.
+        allocation: how the target is shared between layers; a dict stands for `PerLayer`.
+        layers: which to prune: names, regular expressions, or a function of the variable; None: all.
+
+    Returns:
+        The model.
+
+    Raises:
+        TypeError: not a Keras 3 model.
+        ValueError: a sparsity outside [0, 1), an unknown name, or a model that is not built.
+
+    Example:
+        >>> import keras, keras_prune
+        >>> model = keras.Sequential([keras.Input((10,)), keras.layers.Dense(10)])
+        >>> print(keras_prune.prune(model, 0.9) is model)
+        True
+    """
+    check_model(model)
+    check_sparsity("sparsity", sparsity)
+    if not model.trainable_variables and not model.built:
+        raise ValueError("prune: expected a model that has weights, got one not built yet; call it on a batch of data")
+    recipe = Recipe(criteria.get(criterion), patterns.get(pattern), allocations.get(allocation))
+    variables = prunable(model, layers)
+    if attach(variables):
+        reset_train_function(model)
+    recipe.update(variables, sparsity, sparsity)
+    return model
+
+
+def strip(model: Any) -> Any:
+    """Removes the masks of a model, in place: its zeros stay as plain weights, its own constraints come back.
+
+    Further training without masks fills the zeros again.
+
+    Args:
+        model: a Keras 3 model, with or without masks.
+
+    Returns:
+        The model.
+
+    Raises:
+        TypeError: not a Keras 3 model.
+
+    Example:
+        >>> import keras, keras_prune
+        >>> model = keras.Sequential([keras.Input((10,)), keras.layers.Dense(10)])
+        >>> keras_prune.strip(keras_prune.prune(model, 0.9)).weights[0].constraint is None
+        True
+    """
+    check_model(model)
+    masked = {path: v for path, v in named(model.variables).items() if mask_constraint(v) is not None}
+    apply_masks(masked)
+    for variable in masked.values():
+        variable.constraint = variable.constraint.inner
+    if masked:
+        reset_train_function(model)
+    return model
