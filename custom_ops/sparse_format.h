@@ -92,10 +92,11 @@ inline void VisitEntries(const PackedView& view, Visit&& visit) {
   }
 }
 
-// Calls visit(row, col, code) for every kept weight, in row-major order; fillers are passed over. No division.
+// Calls visit(row, col, code, entry) for every kept weight, in row-major order; fillers are passed over, but count in
+// `entry`, the index in the streams. No division.
 template <typename Visit>
 inline void VisitKept(const PackedView& view, Visit&& visit) {
-  uint32_t row = 0;
+  uint32_t row = 0, entry = 0;
   uint64_t next_col = 0;  // the column after the entry before, in `row`; it may be past the row's end
   VisitEntries(view, [&](uint32_t gap, uint32_t code) {
     next_col += gap;
@@ -103,7 +104,8 @@ inline void VisitKept(const PackedView& view, Visit&& visit) {
       next_col -= view.cols;
       ++row;
     }
-    if (code != 0) visit(row, static_cast<uint32_t>(next_col), code);
+    if (code != 0) visit(row, static_cast<uint32_t>(next_col), code, entry);
+    ++entry;
     ++next_col;
   });
 }

@@ -32,7 +32,7 @@ void FillArrays(const PackedView& packed, CsrLayout* layout) {
   auto* columns = static_cast<Column*>(layout->columns);
   uint32_t kept = 0;
   uint32_t* starts = layout->row_start;
-  VisitKept(packed, [&](uint32_t row, uint32_t col, uint32_t code) {
+  VisitKept(packed, [&](uint32_t row, uint32_t col, uint32_t code, uint32_t) {
     columns[kept] = static_cast<Column>(col);
     layout->codes[kept++] = static_cast<uint8_t>(code);
     starts[row + 1] = kept;
@@ -119,10 +119,5 @@ void Backward(const FcLayout* layout, const float* dy, size_t batch, float* dx) 
 }  // namespace
 
 const FcKernel kFcScalar = {Isa::kScalar, Make, Forward, Backward};
-
-#if defined(__x86_64__)
-const FcKernel kFcAvx2 = {Isa::kAvx2, Make, Forward, Backward};
-const FcKernel kFcAvx512 = {Isa::kAvx512, Make, Forward, Backward};
-#endif
 
 }  // namespace keras_prune

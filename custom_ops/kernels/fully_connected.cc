@@ -32,6 +32,7 @@ void InitLayout(const PackedView& packed, const FcKernel* kernel, uint64_t num_b
   layout->kernel = kernel;
   layout->rows = packed.rows;
   layout->cols = packed.cols;
+  layout->codebook_size = packed.codebook_size;
   layout->num_bytes = static_cast<size_t>(num_bytes);
   for (uint32_t code = 0; code < packed.codebook_size; ++code) layout->codebook[code] = CodebookValue(packed, code);
 }

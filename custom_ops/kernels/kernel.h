@@ -26,7 +26,8 @@ struct FcLayout {
   const FcKernel* kernel;
   uint32_t rows;
   uint32_t cols;
-  size_t num_bytes;  // of the allocation
+  uint32_t codebook_size;
+  size_t num_bytes;     // of the allocation
   float codebook[256];  // by code; 0.0 for code 0 and for codes that are not used
 };
 

@@ -23,7 +23,7 @@ inline void ReferenceForward(const PackedView& w, const float* x, size_t batch, 
       y[row++] = v > high ? high : v;
       sum = 0.0;
     };
-    VisitKept(w, [&](uint32_t r, uint32_t c, uint32_t code) {
+    VisitKept(w, [&](uint32_t r, uint32_t c, uint32_t code, uint32_t) {
       while (row < r) finish_row();
       sum += static_cast<double>(CodebookValue(w, code)) * x[c];
     });
@@ -35,7 +35,7 @@ inline void ReferenceForward(const PackedView& w, const float* x, size_t batch, 
 inline void ReferenceBackward(const PackedView& w, const float* dy, size_t batch, float* dx) {
   for (size_t b = 0; b < batch; ++b, dy += w.rows, dx += w.cols) {
     for (uint32_t c = 0; c < w.cols; ++c) dx[c] = 0.0f;
-    VisitKept(w, [&](uint32_t r, uint32_t c, uint32_t code) { dx[c] += CodebookValue(w, code) * dy[r]; });
+    VisitKept(w, [&](uint32_t r, uint32_t c, uint32_t code, uint32_t) { dx[c] += CodebookValue(w, code) * dy[r]; });
   }
 }
 

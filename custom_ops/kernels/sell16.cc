@@ -1,0 +1,157 @@
+#include "sell16.h"
+
+#include <string.h>
+
+#include <algorithm>
+
+namespace keras_prune {
+
+Sell16Builder::~Sell16Builder() {
+  FreeAligned(rows_);
+  FreeAligned(order_);
+}
+
+Status Sell16Builder::Scan() {
+  rows_ = static_cast<Row*>(AllocateAligned(uint64_t{packed_.rows} * sizeof(Row)));
+  order_ = static_cast<uint32_t*>(AllocateAligned(uint64_t{packed_.rows} * sizeof(uint32_t)));
+  if (rows_ == nullptr || order_ == nullptr) return Status::kOutOfMemory;
+  VisitKept(packed_, [this](uint32_t row, uint32_t col, uint32_t, uint32_t entry) {
+    if (rows_[row].left++ == 0) {
+      rows_[row].entry = entry;
+      rows_[row].col = col;
+    }
+  });
+  for (uint32_t row = 0; row < packed_.rows; ++row) order_[row] = row;
+  std::sort(order_, order_ + packed_.rows, [this](uint32_t a, uint32_t b) {
+    return rows_[a].left != rows_[b].left ? rows_[a].left > rows_[b].left : a < b;
+  });
+  return Status::kOk;
+}
+
+// To the row's next kept weight, over fillers; a filler has the largest gap, so most codes need not be read.
+void Sell16Builder::Advance(Row* row) const {
+  if (--row->left == 0) return;
+  const uint32_t largest_gap = (1u << packed_.gap_bits) - 1;
+  uint32_t gap;
+  do {
+    gap = BitsAt(packed_.gaps, ++row->entry, packed_.gap_bits);
+    row->col += gap + 1;
+  } while (gap == largest_gap && BitsAt(packed_.codes, row->entry, packed_.code_bits) == 0);
+}
+
+// Fills the lanes of a slice; lanes without a row have nothing left. Returns how many weights the slice has.
+uint32_t Sell16Builder::LoadSlice(uint32_t slice, Row lanes[kLanes]) const {
+  uint32_t left = 0;
+  for (uint32_t lane = 0; lane < kLanes; ++lane) {
+    const uint64_t at = uint64_t{slice} * kLanes + lane;
+    lanes[lane] = at < packed_.rows ? rows_[order_[at]] : Row{0, 0, 0};
+    left += lanes[lane].left;
+  }
+  return left;
+}
+
+// The first column that a lane still needs, rounded down, and so that the whole window lies inside x if x is as long.
+uint32_t Sell16Builder::BaseOf(const Row lanes[kLanes], uint32_t window) const {
+  uint32_t first = UINT32_MAX;
+  for (uint32_t lane = 0; lane < kLanes; ++lane) {
+    if (lanes[lane].left != 0) first = std::min(first, lanes[lane].col);
+  }
+  const uint32_t last_base = packed_.cols > window ? packed_.cols - window : 0;
+  return std::min(first / kBaseAlign * kBaseAlign, last_base);
+}
+
+// Calls emit(step, base, lane, row) for each weight of the slice, step by step; returns the number of steps.
+template <typename Emit>
+uint64_t Sell16Builder::WalkSlice(uint32_t slice, uint32_t window, Emit&& emit) const {
+  Row lanes[kLanes];
+  uint64_t step = 0;
+  for (uint32_t left = LoadSlice(slice, lanes); left != 0; ++step) {
+    const uint32_t base = BaseOf(lanes, window);
+    for (uint32_t lane = 0; lane < kLanes; ++lane) {
+      Row& row = lanes[lane];
+      if (row.left == 0 || row.col - base >= window) continue;
+      emit(step, base, lane, row);
+      Advance(&row);
+      --left;
+    }
+  }
+  return step;
+}
+
+uint64_t Sell16Builder::CountSteps(uint32_t window) const {
+  uint64_t steps = 0;
+  for (uint32_t slice = 0; slice < NumSlices(); ++slice) {
+    steps += WalkSlice(slice, window, [](uint64_t, uint32_t, uint32_t, const Row&) {});
+  }
+  return steps;
+}
+
+uint64_t Sell16Builder::PlaceArrays(uint64_t num_steps, void* base, Sell16Layout* arrays) const {
+  Arena arena(base);
+  arena.Take<Sell16Layout>(1);
+  arrays->first_step = arena.Take<uint32_t>(uint64_t{NumSlices()} + 1);
+  arrays->row_of = arena.Take<uint32_t>(uint64_t{NumSlices()} * kLanes);
+  arrays->bases = arena.Take<uint32_t>(num_steps);
+  arrays->slots = arena.Take<uint16_t>(num_steps * kLanes);
+  return arena.used();
+}
+
+Status Sell16Builder::Build(uint32_t window, const FcKernel* kernel, FcLayout** out) const {
+  const uint64_t num_steps = CountSteps(window);
+  Sell16Layout arrays;
+  const uint64_t num_bytes = PlaceArrays(num_steps, nullptr, &arrays);
+  auto* layout = static_cast<Sell16Layout*>(AllocateAligned(num_bytes));
+  if (layout == nullptr) return Status::kOutOfMemory;
+  InitLayout(packed_, kernel, num_bytes, layout);
+  PlaceArrays(num_steps, layout, layout);
+  layout->window = window;
+  layout->num_slices = NumSlices();
+  memcpy(layout->row_of, order_, uint64_t{packed_.rows} * sizeof(uint32_t));
+  for (uint64_t slot = 0; slot < num_steps * kLanes; ++slot) {  // fillers: each lane another column, inside x
+    layout->slots[slot] = static_cast<uint16_t>(slot % kLanes < packed_.cols ? slot % kLanes : 0);
+  }
+  uint64_t first = 0;
+  for (uint32_t slice = 0; slice < NumSlices(); ++slice) {
+    first += WalkSlice(slice, window, [&](uint64_t step, uint32_t base, uint32_t lane, const Row& row) {
+      const uint32_t code = BitsAt(packed_.codes, row.entry, packed_.code_bits);
+      layout->bases[first + step] = base;
+      layout->slots[(first + step) * kLanes + lane] = static_cast<uint16_t>((row.col - base) | code << 8);
+    });
+    layout->first_step[slice + 1] = static_cast<uint32_t>(first);
+  }
+  *out = layout;
+  return Status::kOk;
+}
+
+namespace {
+
+// Fillers add zero to a column of their own; a branch for each slot would cost more.
+template <int kBatch>
+void BackwardTile(const Sell16Layout& w, const float* dy, float* dx) {
+  const size_t rows = w.rows, cols = w.cols;
+  for (uint32_t slice = 0; slice < w.num_slices; ++slice) {
+    const uint32_t* row_of = w.row_of + size_t{slice} * kLanes;
+    for (uint32_t step = w.first_step[slice]; step < w.first_step[slice + 1]; ++step) {
+      const uint16_t* slots = w.slots + size_t{step} * kLanes;
+      for (uint32_t lane = 0; lane < kLanes; ++lane) {
+        const uint32_t code = slots[lane] >> 8;
+        const size_t col = w.bases[step] + (slots[lane] & 0xFF);
+        for (int k = 0; k < kBatch; ++k) {
+          const float product = w.codebook[code] * dy[row_of[lane] + rows * k];
+          dx[col + cols * k] += code != 0 ? product : 0.0f;
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void Sell16Backward(const FcLayout* layout, const float* dy, size_t batch, float* dx) {
+  const auto& w = *static_cast<const Sell16Layout*>(layout);
+  if (batch != 0) memset(dx, 0, batch * w.cols * sizeof(float));
+  for (; batch >= 4; batch -= 4, dy += size_t{w.rows} * 4, dx += size_t{w.cols} * 4) BackwardTile<4>(w, dy, dx);
+  for (; batch != 0; --batch, dy += w.rows, dx += w.cols) BackwardTile<1>(w, dy, dx);
+}
+
+}  // namespace keras_prune
