@@ -160,7 +160,7 @@ def test_exported_models_in_a_fresh_process(tmp_path):
     model = make_model()
     x = random_x(5, 6)
     expected = model(x).numpy()
-    model.export(tmp_path / "exported", verbose=False)
+    model.export(tmp_path / "exported")
     tf.saved_model.save(model, tmp_path / "saved")
     model.save(tmp_path / "model.keras")
     np.save(tmp_path / "x.npy", x)
