@@ -119,7 +119,8 @@ def relative_index_matmul(
 def _matmul(x: tf.Tensor, packed: tf.Tensor, *, transpose: bool, rows: int, cols: int) -> tf.Tensor:
     y = _library.keras_prune_relative_index_matmul(x, packed, transpose=transpose, rows=rows, cols=cols)
     size = cols if transpose else rows
-    y.set_shape([None, size if size >= 0 else None])  # shape functions of the C API cannot read the attributes
+    if size >= 0:
+        y.set_shape([None, size])  # shape functions of the C API cannot read the attributes
     return y
 
 

@@ -17,6 +17,11 @@ from keras_prune import ops, sparse_format
 from keras_prune.layers import PackedDense
 from keras_prune.quantize import Codebook
 
+# Keras up to 3.15 reads its variables in a way that NumPy 2 warns about, in Model.save too.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+)
+
 PACKAGE_PARENT = pathlib.Path(keras_prune.__file__).absolute().parents[1]
 KERNEL = np.array([[0, 1, -2], [3, 0, 0], [0, 0, 0.5], [-1, 0, 4]], np.float32)
 BIAS = np.array([0.5, -1, 2], np.float32)
