@@ -12,13 +12,32 @@ from typing import Any
 __version__ = "0.1.0"
 
 _EXPORTS = {
-    "Codebook": "keras_prune.quantize",
+    "Codebook": "keras_prune.quantization",
+    "ConstantSparsity": "keras_prune.schedules",
+    "Global": "keras_prune.allocation",
+    "Magnitude": "keras_prune.criteria",
+    "PerLayer": "keras_prune.allocation",
+    "PolynomialDecay": "keras_prune.schedules",
+    "PruneCallback": "keras_prune.callbacks",
+    "Uniform": "keras_prune.allocation",
+    "Unstructured": "keras_prune.patterns",
+    "compare_tflite": "keras_prune_export",
+    "evaluate_tflite": "keras_prune_export",
+    "export_tflite": "keras_prune_export",
+    "load_interpreter": "keras_prune_export",
+    "prune": "keras_prune.surgery",
+    "quantize": "keras_prune_export",
+    "sparsity_table": "keras_prune.analysis",
+    "strip": "keras_prune.surgery",
 }
+_MODULES = ("layers", "ops")
 
-__all__ = ["__version__", *_EXPORTS]  # noqa: PLE0604
+__all__ = ["__version__", *_EXPORTS, *_MODULES]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"keras_prune.{name}")
     if name not in _EXPORTS:
         raise AttributeError(f"module 'keras_prune' has no attribute {name!r}")
     value = getattr(importlib.import_module(_EXPORTS[name]), name)
@@ -27,4 +46,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_EXPORTS])
+    return sorted({*globals(), *__all__})

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_prune import ops, sparse_format
-from keras_prune.quantize import Codebook
+from keras_prune.quantization import Codebook
 
 _COMPUTE_DTYPES = ("float32", "float16", "bfloat16")
 _DEFAULT_WEIGHTS = Codebook()

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_prune import native, sparse_format
-from keras_prune.quantize import Codebook
+from keras_prune.quantization import Codebook
 
 OP_NAME = "KerasPruneRelativeIndexMatmul"
 _DEFAULT_WEIGHTS = Codebook()

@@ -19,7 +19,7 @@ from keras_prune_export.transformations.pack_fully_connected import options_byte
 from tflite_models import small_model, sparse
 
 from keras_prune import sparse_format
-from keras_prune.quantize import Codebook
+from keras_prune.quantization import Codebook
 
 layers = keras.layers
 

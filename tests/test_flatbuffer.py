@@ -9,7 +9,7 @@ from keras_prune_export.flatbuffer import schema
 from keras_prune_export.transformations.tidy import tidy
 from tflite_models import small_model, sparse
 
-from keras_prune.quantize import Codebook
+from keras_prune.quantization import Codebook
 
 
 def names(model):

@@ -15,7 +15,7 @@ import tensorflow as tf
 import keras_prune
 from keras_prune import ops, sparse_format
 from keras_prune.layers import PackedDense
-from keras_prune.quantize import Codebook
+from keras_prune.quantization import Codebook
 
 # Keras up to 3.15 reads its variables in a way that NumPy 2 warns about, in Model.save too.
 pytestmark = pytest.mark.filterwarnings(

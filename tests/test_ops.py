@@ -15,7 +15,7 @@ import tensorflow as tf
 
 import keras_prune
 from keras_prune import native, ops, sparse_format
-from keras_prune.quantize import Codebook
+from keras_prune.quantization import Codebook
 
 PACKAGE_PARENT = pathlib.Path(keras_prune.__file__).absolute().parents[1]
 CODEBOOK = np.array([0, 0.5, -1.25, 2, -0.03125, 0.7, -3, 1e-3], np.float32)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from keras_prune import sparse_format
-from keras_prune.quantize import Codebook
+from keras_prune.quantization import Codebook
 from keras_prune_export import converter, flatbuffer
 from keras_prune_export.tflite import check_options
 from keras_prune_export.transformations.pack_fully_connected import choose

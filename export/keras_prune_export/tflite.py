@@ -6,7 +6,7 @@ import logging
 import os
 from typing import Any
 
-from keras_prune.quantize import Codebook
+from keras_prune.quantization import Codebook
 from keras_prune_export import converter, files, flatbuffer
 from keras_prune_export.targets import packed
 from keras_prune_export.transformations.pack_fully_connected import pack_fully_connected

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from keras_prune import sparse_format
-from keras_prune.quantize import Codebook
+from keras_prune.quantization import Codebook
 
 OPERATOR = "KerasPruneFullyConnected"
 _ROUNDING = 2.0**-20  # relative: eight times float32's epsilon, for a few multiplications

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_prune.quantize import Codebook
+from keras_prune.quantization import Codebook
 from keras_prune_export import flatbuffer
 from keras_prune_export.flatbuffer import schema
 from keras_prune_export.targets import packed as target
