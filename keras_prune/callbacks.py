@@ -10,7 +10,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 from absl import logging
-from keras import ops
 
 from keras_prune import allocation as allocations
 from keras_prune import criteria, patterns
@@ -252,7 +251,7 @@ def _zero_fraction(variables: dict[str, Any]) -> float:
     """The fraction of zeros in variables; one that is all zeros is not pruned but has not been trained yet."""
     zeros = size = 0
     for variable in variables.values():
-        weights = ops.convert_to_numpy(variable)
+        weights = variable.numpy()
         size += weights.size
         zeros += 0 if not weights.any() else weights.size - np.count_nonzero(weights)
     return zeros / size if size else 0.0

@@ -90,14 +90,18 @@ def check_model(model: Any) -> None:
         raise TypeError(f"model: expected a Keras 3 model (keras.Model), got {kind}; {hint}")
 
 
-def named(variables: Sequence[Any]) -> dict[str, Any]:
-    """Variables by path; a path that occurs again gets ``#2``, ``#3``, ..."""
+def named(model: Any, variables: Sequence[Any]) -> dict[str, Any]:
+    """Variables by their path in the model; a path that occurs again gets ``#2``, ``#3``, ...
+
+    The model's own name is left out: Keras counts it up (``sequential_3``), so it is not the same in every run.
+    """
     result: dict[str, Any] = {}
     for variable in variables:
-        path, number = variable.path, 2
-        while path in result:
-            path, number = f"{variable.path}#{number}", number + 1
-        result[path] = variable
+        path = name = variable.path.removeprefix(f"{model.name}/")
+        number = 2
+        while name in result:
+            name, number = f"{path}#{number}", number + 1
+        result[name] = variable
     return result
 
 
@@ -115,7 +119,7 @@ def prunable(model: Any, layers: Layers = None) -> dict[str, Any]:
     Raises:
         ValueError: nothing is left, or a name is not in the model.
     """
-    found = {path: v for path, v in named(model.trainable_variables).items() if len(v.shape) >= 2}
+    found = {path: v for path, v in named(model, model.trainable_variables).items() if len(v.shape) >= 2}
     if callable(layers):
         chosen = {path: variable for path, variable in found.items() if layers(variable)}
     elif layers is None:
@@ -166,7 +170,7 @@ def apply_masks(variables: Mapping[str, Any]) -> None:
 
 def mask_sparsity(variables: Mapping[str, Any]) -> float:
     """The fraction of weights that the masks prune, all variables together."""
-    masks = [ops.convert_to_numpy(variable.constraint.mask) for variable in variables.values()]
+    masks = [variable.constraint.mask.numpy() for variable in variables.values()]
     return 1.0 - float(sum(map(np.count_nonzero, masks))) / sum(mask.size for mask in masks)
 
 
@@ -184,7 +188,7 @@ class _Scores(Mapping[str, np.ndarray]):
         return len(self._variables)
 
     def __getitem__(self, path: str) -> np.ndarray:
-        weights = ops.convert_to_numpy(self._variables[path])
+        weights = self._variables[path].numpy()
         if weights.dtype not in (np.float32, np.float64):
             weights = weights.astype(np.float32)  # NumPy selects no bfloat16
         scores = np.asarray(self._criterion(weights))

@@ -124,9 +124,11 @@ class PolynomialDecay(Schedule):
         """The target sparsity at a step."""
         if self.begin_step is None or self.end_step is None:
             raise ValueError(f"{self!r}: steps are still open; call resolve(num_steps) first")
+        if step < self.begin_step:
+            return self.initial_sparsity
         if step >= self.end_step:
             return self.final_sparsity
-        done = max(0, step - self.begin_step) / (self.end_step - self.begin_step)
+        done = (step - self.begin_step) / (self.end_step - self.begin_step)
         return self.final_sparsity + (self.initial_sparsity - self.final_sparsity) * (1 - done) ** self.power
 
     def resolve(self, num_steps: int | None) -> PolynomialDecay:

@@ -87,7 +87,7 @@ def strip(model: Any) -> Any:
         True
     """
     check_model(model)
-    masked = {path: v for path, v in named(model.variables).items() if mask_constraint(v) is not None}
+    masked = {path: v for path, v in named(model, model.variables).items() if mask_constraint(v) is not None}
     apply_masks(masked)
     for variable in masked.values():
         variable.constraint = variable.constraint.inner

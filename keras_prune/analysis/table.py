@@ -7,7 +7,6 @@ import sys
 from typing import Any
 
 import numpy as np
-from keras import ops
 
 from keras_prune.masks import check_model, named
 
@@ -100,12 +99,12 @@ def sparsity_table(model: Any) -> SparsityTable:
         total                4 of 20   20.00%     80
     """
     check_model(model)
-    weights = named([variable for variable in model.weights if len(variable.shape) >= 2])
+    weights = named(model, [variable for variable in model.weights if len(variable.shape) >= 2])
     table = SparsityTable(tuple(_row(path, variable) for path, variable in weights.items()))
     sys.stdout.write(f"{table}\n")
     return table
 
 
 def _row(path: str, variable: Any) -> SparsityRow:
-    values = ops.convert_to_numpy(variable)
+    values = variable.numpy()
     return SparsityRow(path, tuple(values.shape), values.size, int(np.count_nonzero(values)), values.nbytes)

@@ -1,0 +1,154 @@
+"""Allocations, counts and the selection: golden literals and properties."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from keras_prune import allocation
+from keras_prune.allocation import Allocation, Global, PerLayer, Uniform, kept_count, matches, select_highest
+
+SCORES = {"a/kernel": np.array([[4.0, 1.0], [2.0, 2.0]]), "b/kernel": np.array([2.0, 3.0, 2.0, 0.0])}
+
+
+@pytest.mark.parametrize(
+    ("size", "sparsity", "kept"),
+    [
+        (10, 0.0, 10),
+        (10, 0.8, 2),
+        (10, 0.75, 2),  # 2.5 to even
+        (10, 0.25, 8),  # 7.5 to even
+        (15, 0.9, 2),  # 1.5 in float32, as in TFMOT; 1.4999999999999996 in float64
+        (3, 0.8, 1),
+        (2, 0.9, 1),  # 0.2: one survives
+        (1, 0.99, 1),
+        (7, 1.0, 0),
+        (235200, 0.92, 18816),
+        (25_000_000, 0.8, 5_000_000),
+        (102_760_448, 0.96, 4_110_418),
+    ],
+)
+def test_kept_count_golden(size, sparsity, kept):
+    assert kept_count(size, sparsity) == kept
+
+
+@given(st.integers(1, 10**9), st.floats(0, 0.999))
+def test_kept_count_is_within_one(size, sparsity):
+    assert 1 <= kept_count(size, sparsity) <= size
+    assert abs(kept_count(size, sparsity) - max(1, size * (1 - sparsity))) <= 1
+
+
+@pytest.mark.parametrize(
+    ("scores", "kept", "expected"),
+    [
+        ([3.0, 1.0, 2.0], 2, [1, 0, 1]),
+        ([1.0, 1.0, 1.0, 1.0], 2, [1, 1, 0, 0]),  # ties: the first
+        ([1.0, 2.0, 1.0, 2.0, 1.0], 3, [1, 1, 0, 1, 0]),
+        ([0.0, 0.0, 0.0], 1, [1, 0, 0]),
+        ([-0.0, 0.0, 0.0], 1, [1, 0, 0]),
+        ([-1.0, -3.0, -2.0], 1, [1, 0, 0]),
+        ([5.0, np.inf, 1.0], 1, [0, 1, 0]),
+        ([5.0], 1, [1]),
+        ([5.0, 1.0], 0, [0, 0]),
+        ([5.0, 1.0], 2, [1, 1]),
+    ],
+)
+def test_select_highest_golden(scores, kept, expected):
+    assert select_highest(np.array(scores, np.float32), kept).tolist() == [bool(x) for x in expected]
+
+
+@given(
+    hnp.arrays(np.float32, st.integers(1, 60), elements=st.sampled_from([0.0, -0.0, 0.5, 1.0, 2.0, 1e-45, 3e38])),
+    st.data(),
+)
+def test_select_highest_equals_a_stable_sort(scores, data):
+    kept = data.draw(st.integers(0, len(scores)))
+    expected = np.zeros(len(scores), bool)
+    expected[np.argsort(-scores, kind="stable")[:kept]] = True
+    assert select_highest(scores, kept).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_nan_scores_are_refused(position):
+    scores = np.ones(3, np.float32)
+    scores[position] = np.nan
+    with pytest.raises(ValueError, match="scores: expected numbers, got NaN; training has probably diverged"):
+        select_highest(scores, 1)
+
+
+def test_uniform():
+    assert Uniform()(SCORES, 0.3, 0.8) == {"a/kernel": 0.3, "b/kernel": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "expected"),
+    [
+        (0.0, (0.0, 0.0)),
+        (0.5, (0.25, 0.75)),  # 4, then 3, then the first two of four 2s: both in a
+        (0.25, (0.25, 0.25)),  # 6 kept: all 2s
+        (0.75, (0.75, 0.75)),
+        (0.875, (0.75, 1.0)),
+    ],
+)
+def test_global_golden(sparsity, expected):
+    result = Global()(SCORES, sparsity, 0.9)
+    assert (result["a/kernel"], result["b/kernel"]) == expected
+    kept = sum(kept_count(4, s) for s in result.values())
+    assert kept == kept_count(8, sparsity)
+
+
+def test_per_layer_scales_with_the_schedule():
+    allocate = PerLayer({"a": 0.9, "b/kernel": 0.5})
+    assert allocate(SCORES, 0.0, 0.8) == {"a/kernel": 0.0, "b/kernel": 0.0}
+    assert allocate(SCORES, 0.4, 0.8) == pytest.approx({"a/kernel": 0.45, "b/kernel": 0.25})
+    assert allocate(SCORES, 0.8, 0.8) == {"a/kernel": 0.9, "b/kernel": 0.5}
+    assert PerLayer({"a": 0.9})(SCORES, 0.4, 0.8) == pytest.approx({"a/kernel": 0.45, "b/kernel": 0.4})
+    assert PerLayer({"a": 0.0, ".*": 0.6})(SCORES, 0.8, 0.8) == {"a/kernel": 0.0, "b/kernel": 0.6}  # first match
+    assert PerLayer({"a": 0.9})(SCORES, 0.0, 0.0) == {"a/kernel": 0.9, "b/kernel": 0.0}
+
+
+def test_per_layer_errors():
+    with pytest.raises(
+        ValueError, match=r"PerLayer: expected names.*got 'c', 'x\.\*'; this model has: a/kernel, b/kernel"
+    ):
+        PerLayer({"a": 0.5, "c": 0.5, "x.*": 0.1})(SCORES, 0.5, 0.5)
+    with pytest.raises(ValueError, match=r"PerLayer\['a'\]: expected a sparsity.*got 1\.2"):
+        PerLayer({"a": 1.2})
+    with pytest.raises(ValueError, match=r"a layer name or a regular expression, got '\('"):
+        PerLayer({"(": 0.2})(SCORES, 0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("key", "path", "expected"),
+    [
+        ("dense", "dense/kernel", True),
+        ("dense", "dense_1/kernel", False),
+        ("dense/kernel", "net/dense/kernel", True),
+        ("net/dense", "net/dense/kernel", True),
+        ("ense", "dense/kernel", False),
+        ("dense.*", "dense_1/kernel", True),
+        ("conv[12]", "net/conv2/kernel", True),
+        (".*recurrent_kernel", "lstm/lstm_cell/recurrent_kernel", True),
+        ("a+b", "a+b/kernel", True),  # a name first, then a regular expression
+    ],
+)
+def test_matches(key, path, expected):
+    assert matches(key, path) is expected
+
+
+def test_get():
+    assert allocation.get("uniform") == Uniform()
+    assert allocation.get("global") == Global() == allocation.get(Global)
+    assert allocation.get({"dense": 0.5}) == PerLayer({"dense": 0.5})
+    assert allocation.get({"class_name": "PerLayer", "config": PerLayer({"a": 0.5}).get_config()}) == PerLayer(
+        {"a": 0.5}
+    )
+    with pytest.raises(ValueError, match="allocation: expected one of 'uniform', 'global', 'per_layer'"):
+        allocation.get("fair")
+    with pytest.raises(TypeError, match="allocation: expected a keras_prune allocation"):
+        allocation.get(3)
+    with pytest.raises(NotImplementedError, match="must define __call__"):
+        Allocation()(SCORES, 0.5, 0.5)

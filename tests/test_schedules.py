@@ -1,0 +1,153 @@
+"""Schedules: golden values from TFMOT's formulas, update steps, chosen steps, errors."""
+
+from __future__ import annotations
+
+import keras
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import keras_prune.callbacks  # noqa: F401 - registers the classes with Keras
+from keras_prune import schedules
+from keras_prune.schedules import ConstantSparsity, PolynomialDecay, Schedule
+
+# TFMOT's PolynomialDecay(initial_sparsity=0.5, final_sparsity=0.9, begin_step=10, end_step=20, power=3, frequency=2):
+# 0.9 + (0.5 - 0.9) * (1 - clip((t - 10) / 10, 0, 1)) ** 3, worked out by hand.
+POLYNOMIAL = {0: 0.5, 10: 0.5, 11: 0.6084, 12: 0.6952, 13: 0.7628, 14: 0.8136, 15: 0.85, 18: 0.8968, 20: 0.9, 99: 0.9}
+
+
+@pytest.mark.parametrize(("step", "expected"), POLYNOMIAL.items())
+def test_polynomial_golden_values(step, expected):
+    schedule = PolynomialDecay(0.5, 0.9, begin_step=10, end_step=20, power=3, frequency=2)
+    assert schedule.value(step) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(("power", "expected"), [(1, 0.4), (2, 0.6), (3, 0.7)])
+def test_polynomial_power(power, expected):
+    schedule = PolynomialDecay(0.0, 0.8, begin_step=0, end_step=100, power=power)
+    assert schedule.value(50) == pytest.approx(expected, abs=1e-12)
+
+
+def test_polynomial_updates_are_tfmots_and_the_end():
+    schedule = PolynomialDecay(begin_step=10, end_step=20, frequency=4)
+    assert [t for t in range(40) if schedule.is_update(t)] == [10, 14, 18, 20]  # TFMOT: 10, 14, 18
+    assert [schedule.last_update(t) for t in (0, 9, 10, 13, 14, 19, 20, 1000)] == [None, None, 10, 10, 14, 18, 20, 20]
+
+
+def test_constant_golden_values_and_updates():
+    schedule = ConstantSparsity(0.6, 5, end_step=25, frequency=10)
+    assert {schedule.value(t) for t in range(50)} == {0.6}
+    assert [t for t in range(50) if schedule.is_update(t)] == [5, 15, 25]
+    assert schedule.final_sparsity == 0.6
+    endless = ConstantSparsity(0.6, 5, frequency=10)
+    assert [t for t in range(50) if endless.is_update(t)] == [5, 15, 25, 35, 45]
+    assert endless.resolve(None) is endless
+
+
+@pytest.mark.parametrize(
+    ("given_steps", "num_steps", "expected"),
+    [
+        ({}, 1000, (0, 500, 5)),
+        ({}, 10, (0, 5, 1)),
+        ({}, 1, (0, 1, 1)),
+        ({"begin_step": 100}, 300, (100, 200, 1)),
+        ({"end_step": 1001}, None, (0, 1001, 11)),
+        ({"begin_step": 5, "end_step": 5}, None, (5, 5, 1)),
+        ({"begin_step": 5, "end_step": 50, "frequency": 100}, None, (5, 50, 100)),
+    ],
+)
+def test_polynomial_chooses_open_steps(given_steps, num_steps, expected):
+    schedule = PolynomialDecay(**given_steps).resolve(num_steps)
+    assert (schedule.begin_step, schedule.end_step, schedule.frequency) == expected
+    assert sum(map(schedule.is_update, range(expected[1] + 1))) <= 101
+    assert schedule.value(expected[1]) == 0.8
+
+
+def test_one_shot_when_begin_is_end():
+    schedule = PolynomialDecay(0.2, 0.7, begin_step=5, end_step=5).resolve(None)
+    assert [schedule.value(t) for t in (5, 6)] == [0.7, 0.7]
+    assert schedule.last_update(4) is None
+
+
+@given(
+    st.tuples(st.floats(0, 0.99), st.floats(0, 0.99)),
+    st.tuples(st.integers(0, 50), st.integers(0, 500), st.integers(1, 70)),
+    st.integers(0, 700),
+)
+def test_polynomial_properties(sparsities, steps, step):
+    (initial, final), (begin, length, frequency) = sparsities, steps
+    schedule = PolynomialDecay(initial, final, begin_step=begin, end_step=begin + length, frequency=frequency)
+    low, high = sorted((initial, final))
+    assert low - 1e-12 <= schedule.value(step) <= high + 1e-12
+    assert schedule.value(begin + length) == final
+    update = schedule.last_update(step)
+    assert (update is None) == (step < begin)
+    assert update is None or (update <= step and schedule.is_update(update))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: PolynomialDecay(final_sparsity=1.5),
+            r"PolynomialDecay\.final_sparsity: expected.*got 1\.5.*give 0\.8",
+        ),
+        (lambda: PolynomialDecay(initial_sparsity=-0.1), r"initial_sparsity: expected.*got -0\.1"),
+        (lambda: PolynomialDecay(final_sparsity=1.0), r"up to but not including 1\.0, got 1\.0"),
+        (lambda: ConstantSparsity(float("nan")), r"target_sparsity: expected.*got nan"),
+        (lambda: ConstantSparsity("much"), r"target_sparsity: expected.*got 'much'"),
+        (
+            lambda: PolynomialDecay(begin_step=10, end_step=5),
+            r"end_step >= begin_step, got begin_step=10 and end_step=5",
+        ),
+        (lambda: ConstantSparsity(0.5, 10, end_step=5), r"end_step >= begin_step"),
+        (lambda: PolynomialDecay(begin_step=-1), r"begin_step: expected a whole number of training steps.*got -1"),
+        (lambda: PolynomialDecay(end_step=1.5), r"end_step: expected a whole number.*got 1\.5"),
+        (lambda: ConstantSparsity(0.5, frequency=0), r"frequency: expected a whole number.*>= 1, got 0"),
+        (lambda: PolynomialDecay(power=0), r"power: expected a number > 0, got 0"),
+        (lambda: PolynomialDecay().resolve(None), r"expected data of known length.*steps_per_epoch.*end_step=1000"),
+        (lambda: PolynomialDecay(begin_step=9).resolve(9), r"begin_step below the 9 steps of this fit, got 9"),
+        (lambda: PolynomialDecay().value(3), r"steps are still open; call resolve"),
+        (lambda: PolynomialDecay().last_update(3), r"steps are still open; call resolve"),
+        (lambda: schedules.get("cosine"), r"one of 'polynomial_decay', 'constant_sparsity' or an object, got 'cosine'"),
+    ],
+)
+def test_errors(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_get_by_name_class_config_and_object():
+    schedule = PolynomialDecay(0.1, 0.7, begin_step=2, end_step=9, power=2, frequency=3)
+    assert schedules.get(schedule) is schedule
+    assert schedules.get("polynomial_decay") == schedules.get("PolynomialDecay") == PolynomialDecay()
+    assert schedules.get(ConstantSparsity) == ConstantSparsity()
+    assert schedules.get({"class_name": "PolynomialDecay", "config": schedule.get_config()}) == schedule
+    with pytest.raises(TypeError, match=r"did you mean PolynomialDecay\(final_sparsity=0\.9\)"):
+        schedules.get(0.9)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        PolynomialDecay(0.1, 0.7, begin_step=2, end_step=9, power=2, frequency=3),
+        ConstantSparsity(0.3, 4, end_step=40, frequency=7),
+        PolynomialDecay(),
+    ],
+)
+def test_round_trips_every_argument(schedule):
+    assert type(schedule).from_config(schedule.get_config()) == schedule
+    config = keras.saving.serialize_keras_object(schedule)
+    assert keras.saving.deserialize_keras_object(config) == schedule
+
+
+def test_a_users_schedule_needs_value_and_steps_only():
+    class Linear(Schedule):
+        begin_step, end_step, frequency, final_sparsity = 0, 10, 5, 0.5
+
+        def value(self, step):
+            return 0.05 * min(step, 10)
+
+    assert schedules.get(Linear()).resolve(None).last_update(7) == 5
+    with pytest.raises(NotImplementedError, match="must define value"):
+        Schedule().value(0)
