@@ -16,7 +16,7 @@ from keras_prune_export import converter, files, flatbuffer, runtime, tflite
 from keras_prune_export.flatbuffer import schema
 from keras_prune_export.targets import packed as target
 from keras_prune_export.transformations.pack_fully_connected import options_bytes, pack_fully_connected, packed_layers
-from tflite_models import small_model, sparse
+from tflite_models import small_model, sparse  # type: ignore[import-not-found]
 
 from keras_prune import sparse_format
 from keras_prune.quantization import Codebook

@@ -7,7 +7,7 @@ import pytest
 from keras_prune_export import flatbuffer, tflite
 from keras_prune_export.flatbuffer import schema
 from keras_prune_export.transformations.tidy import tidy
-from tflite_models import small_model, sparse
+from tflite_models import small_model, sparse  # type: ignore[import-not-found]
 
 from keras_prune.quantization import Codebook
 
@@ -93,7 +93,7 @@ def test_weights_behind_the_flatbuffer_are_read():
                 schema.BufferAddSize(builder, len(values))
                 return schema.BufferEnd(builder)
 
-        import flatbuffers  # noqa: PLC0415
+        import flatbuffers  # type: ignore[import-untyped]  # noqa: PLC0415
 
         model.buffers[3] = Outside()
         builder = flatbuffers.Builder(1024)

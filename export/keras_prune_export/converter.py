@@ -14,33 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from keras_prune_export import checks
+
 OPTIMIZATIONS = (None, "float16", "dynamic_range", "int8")
 _CALIBRATION_EXAMPLES = 300  # as the converter's guide advises: 100 to 500
-
-
-def check_model(model: Any, name: str) -> None:
-    """Refuses what cannot be exported.
-
-    Args:
-        model: a Keras 3 model whose variables exist.
-        name: of the public function, for the error.
-
-    Raises:
-        TypeError: not a Keras 3 model.
-        ValueError: not built.
-    """
-    import keras  # noqa: PLC0415
-
-    if not isinstance(model, keras.Model):
-        kind = f"{type(model).__module__}.{type(model).__qualname__}"
-        legacy = any(base.__module__.startswith("tf_keras") for base in type(model).__mro__)
-        advice = "rebuild it with Keras 3 (unset TF_USE_LEGACY_KERAS)" if legacy else "pass the model itself"
-        raise TypeError(f"{name}: expected a Keras 3 model (keras.Model), got {kind}; {advice}")
-    if not model.built:
-        raise ValueError(
-            f"{name}: expected a built model, and {model.name!r} has no variables yet; give it a keras.Input, call "
-            "model.build(input_shape), or train it first"
-        )
 
 
 @contextlib.contextmanager
@@ -91,7 +68,7 @@ def convert(model: Any, *, optimize: str | None = None, representative_data: Any
         TypeError: not a Keras 3 model.
         ValueError: not built, an unknown optimization, "int8" without data, or the converter's own refusal.
     """
-    check_model(model, "convert")
+    checks.check_model(model, "convert")
     if optimize not in OPTIMIZATIONS:
         raise ValueError(f"convert: expected optimize to be one of {OPTIMIZATIONS}, got {optimize!r}")
     if (optimize == "int8") != (representative_data is not None):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from keras_prune import sparse_format
 from keras_prune.quantization import Codebook
-from keras_prune_export import converter, flatbuffer
-from keras_prune_export.tflite import check_options
+from keras_prune_export import checks, converter, flatbuffer
 from keras_prune_export.transformations.pack_fully_connected import choose
 
 
@@ -39,16 +42,19 @@ def quantize(model: Any, weights: Codebook | None = None, *, min_sparsity: float
         >>> quantized = keras_prune.quantize(model, keras_prune.Codebook(bits=4))  # doctest: +SKIP
     """
     weights = Codebook() if weights is None else weights
-    check_options(weights, min_sparsity, "quantize")
-    converter.check_model(model, "quantize")
-    file = flatbuffer.read(converter.convert(model))
+    checks.check_options(weights, min_sparsity, "quantize")
+    checks.check_model(model, "quantize")
     result = model if in_place else _copy(model)
-    changes = []
-    for choice in choose(file, weights, min_sparsity=min_sparsity):
-        if choice.packed is not None and choice.values is not None and choice.values.any():
-            changes += _changes(result, choice.values, sparse_format.to_dense(choice.packed), name=choice.name)
-    for variable, values in changes:  # only now: an error above leaves an in-place model as it was
-        variable.assign(values)
+    matches = find(result, flatbuffer.read(converter.convert(model)), weights, min_sparsity=min_sparsity)
+    for match in matches:
+        if not match.changes:
+            raise ValueError(
+                f"quantize: the file's matrix {match.name!r} is none of the model's float32 variables, nor one with "
+                "scaled rows or columns: the converter combined it with others; export works, quantize does not"
+            )
+    for match in matches:
+        for variable, values in match.changes:
+            variable.assign(values)
     return result
 
 
@@ -65,18 +71,67 @@ def _copy(model: Any) -> Any:
     return copy
 
 
-def _changes(model: Any, dense: np.ndarray, quantized: np.ndarray, *, name: str) -> list[tuple[Any, np.ndarray]]:
-    """The variables that became one matrix of the file, each with its new values."""
-    variables = [v for v in model.variables if np.prod(v.shape, dtype=np.int64) == dense.size and "float" in v.dtype]
-    for pull_back in (_pull_back_same, _pull_back_scaled):
-        found = [(v, pull_back(np.asarray(v.numpy(), np.float32), dense, quantized)) for v in variables]
-        changes = [(variable, values) for variable, values in found if values is not None]
-        if changes:
-            return changes
-    raise ValueError(
-        f"quantize: the file's matrix {name!r} {dense.shape} is none of the model's variables, nor one of them with "
-        "scaled rows or columns: the converter combined it with a neighbour; export works, quantize does not"
-    )
+@dataclasses.dataclass
+class Match:
+    """A matrix that the file will pack, found among the model's variables.
+
+    Attributes:
+        name: of the matrix in the file.
+        changes: the variables that it came from, each with its quantized values; empty when there are none.
+        folded: the converter scaled the variable's rows or columns.
+    """
+
+    name: str
+    changes: list[tuple[Any, np.ndarray]]
+    folded: bool
+
+
+def find(model: Any, file: Any, weights: Codebook, *, min_sparsity: float) -> list[Match]:
+    """Finds the matrices that will be packed among the variables that they were made of.
+
+    Args:
+        model: Keras model.
+        file: ``ModelT`` object, as the converter made it from the model.
+        weights: how kept weights are quantized.
+        min_sparsity: least fraction of exact zeros of a matrix that is packed, 0 to 1.
+
+    Returns:
+        One match for each matrix that has a weight at all.
+    """
+    matches = []
+    for choice in choose(file, weights, min_sparsity=min_sparsity):
+        if choice.packed is not None and choice.values is not None and choice.values.any():
+            quantized = sparse_format.to_dense(choice.packed)
+            same = _changes(model, choice.values, quantized, pull_back=_pull_back_same)
+            changes = same or _changes(model, choice.values, quantized, pull_back=_pull_back_scaled)
+            matches.append(Match(choice.name, changes, folded=not same and bool(changes)))
+    return matches
+
+
+@contextlib.contextmanager
+def assigned(matches: list[Match]) -> Iterator[None]:
+    """Gives the variables their quantized values for a while."""
+    changes = [change for match in matches for change in match.changes]
+    before = [(variable, variable.numpy()) for variable, _ in changes]
+    try:
+        for variable, values in changes:
+            variable.assign(values)
+        yield
+    finally:
+        for variable, values in reversed(before):
+            variable.assign(values)
+
+
+def _changes(
+    model: Any, dense: np.ndarray, quantized: np.ndarray, *, pull_back: Callable[..., np.ndarray | None]
+) -> list[tuple[Any, np.ndarray]]:
+    changes = []
+    for variable in model.variables:
+        if variable.dtype == "float32" and math.prod(variable.shape) == dense.size:
+            values = pull_back(variable.numpy(), dense, quantized)
+            if values is not None:
+                changes.append((variable, values))
+    return changes
 
 
 def _pull_back_same(values: np.ndarray, dense: np.ndarray, quantized: np.ndarray) -> np.ndarray | None:

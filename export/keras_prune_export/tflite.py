@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from keras_prune.quantization import Codebook
-from keras_prune_export import converter, files, flatbuffer
+from keras_prune_export import checks, converter, files, flatbuffer, quantization
 from keras_prune_export.targets import packed
 from keras_prune_export.transformations.pack_fully_connected import pack_fully_connected
 from keras_prune_export.transformations.tidy import tidy
@@ -53,16 +53,17 @@ def export_tflite(
         >>> data = keras_prune.export_tflite(model, "model.tflite")  # doctest: +SKIP
     """
     weights = Codebook() if weights is None else weights
-    check_options(weights, min_sparsity, "export_tflite")
+    checks.check_options(weights, min_sparsity, "export_tflite")
     if activations != "float32":
         raise ValueError(f"export_tflite: expected activations='float32', the only kind so far, got {activations!r}")
     if target not in TARGETS:
         raise ValueError(f"export_tflite: expected target to be one of {TARGETS}, got {target!r}")
-    converter.check_model(model, "export_tflite")
+    checks.check_model(model, "export_tflite")
     if path is not None:
         files.check_folder(path)
     data = converter.convert(model)
     if target == "packed":
+        data = _with_quantized_folds(model, data, weights, min_sparsity=min_sparsity)
         data, layers = pack(data, weights=weights, min_sparsity=min_sparsity)
         _check_packed(layers, min_sparsity)
     if path is not None:
@@ -70,17 +71,17 @@ def export_tflite(
     return data
 
 
-def check_options(weights: Any, min_sparsity: float, name: str) -> None:
-    """Refuses wrong arguments of the public functions.
+def _with_quantized_folds(model: Any, data: bytes, weights: Codebook, *, min_sparsity: float) -> bytes:
+    """The file converted again from quantized weights, when the converter folded a neighbour into some of them.
 
-    Raises:
-        TypeError: ``weights`` is not a `Codebook`.
-        ValueError: ``min_sparsity`` is not in 0 to 1.
+    A folded offset is in the bias as offset times kernel. It has to be the quantized kernel, or each output is off by
+    the offset times all its weights' errors.
     """
-    if not isinstance(weights, Codebook):
-        raise TypeError(f"{name}: expected weights=Codebook(bits=...), got {weights!r}")
-    if not 0 <= min_sparsity <= 1:
-        raise ValueError(f"{name}: expected min_sparsity from 0 to 1, got {min_sparsity!r}")
+    matches = quantization.find(model, flatbuffer.read(data), weights, min_sparsity=min_sparsity)
+    if not any(match.folded for match in matches):
+        return data
+    with quantization.assigned(matches):
+        return converter.convert(model)
 
 
 def pack(data: bytes, *, weights: Codebook, min_sparsity: float) -> tuple[bytes, list[packed.Layer]]:
