@@ -6,6 +6,7 @@ MAKEFLAGS += --no-print-directory
 
 VENV ?= .venv
 OUT ?= out
+DATA ?=
 BIN := $(VENV)/bin
 CPP_BUILD := build/cpp
 PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(shell command -v $(p) >/dev/null 2>&1 && \
@@ -13,7 +14,7 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(she
 NATIVE_SOURCES := $(shell find custom_ops -name '*.cc' -o -name '*.h')
 QUIET_TF := TF_CPP_MIN_LOG_LEVEL=2
 
-.PHONY: help setup demo test test-python test-cpp test-slow lint format bench clean
+.PHONY: help setup demo test test-python test-cpp test-slow lint format bench results clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -65,6 +66,9 @@ bench: setup  ## Speed and memory as ratios, each measured in turn in one run; J
 	@mkdir -p $(OUT)/bench
 	$(QUIET_TF) $(BIN)/python benchmarks/latency.py --out $(OUT)/bench --json $(OUT)/bench/latency.json
 	$(QUIET_TF) $(BIN)/python benchmarks/training.py --out $(OUT)/bench --json $(OUT)/bench/training.json
+
+results: setup  ## README's table: LeNet-300-100 on MNIST over three seeds (DATA=path of mnist.npz, else downloaded).
+	@$(QUIET_TF) $(BIN)/python benchmarks/mnist_results.py --out $(OUT)/results $(if $(DATA),--data $(DATA))
 
 clean:  ## Remove what was built, but not .venv.
 	rm -rf build dist out ./*.egg-info keras_prune/_native

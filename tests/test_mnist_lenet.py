@@ -1,0 +1,51 @@
+"""The example on MNIST: quick on a subset of its steps, and the whole promise over three seeds (slow)."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+
+import pytest
+
+EXAMPLE = pathlib.Path(__file__).resolve().parents[1] / "examples" / "mnist_lenet.py"
+FIELDS = {
+    *("seed", "dense_error", "error", "weights_total", "weights_kept", "float_bytes", "packed_bytes"),
+    *("prediction_mismatches", "latency_ms_float", "latency_ms_packed"),
+}
+
+
+def run_example(data_dir: pathlib.Path, out: pathlib.Path, *flags: str) -> dict:
+    target = out / "result.json"
+    command = [sys.executable, EXAMPLE, f"--data={data_dir / 'mnist.npz'}", f"--out={out}", f"--json={target}", *flags]
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
+    return json.loads(target.read_text())
+
+
+def test_example_writes_its_artifacts(data_dir, tmp_path):
+    result = run_example(data_dir, tmp_path, "--dense_epochs=1", "--prune_epochs=2")
+    assert result.keys() >= FIELDS
+    for name in ("model.keras", "model_float.tflite", "model_packed.tflite"):
+        assert (tmp_path / name).is_file()
+    assert result["packed_bytes"] == (tmp_path / "model_packed.tflite").stat().st_size
+    assert result["float_bytes"] == (tmp_path / "model_float.tflite").stat().st_size
+    assert result["weights_total"] == 266_200  # 784 * 300 + 300 * 100 + 100 * 10
+    assert result["weights_kept"] == pytest.approx(10_584 + 2_700 + 260, abs=5)  # a rare centroid is exactly zero
+    assert result["prediction_mismatches"] == 0
+    assert result["error"] < 5  # one epoch reaches about 3 %; chance is 90 %
+
+
+@pytest.mark.slow
+def test_three_seeds_keep_the_promise(data_dir, tmp_path):
+    """12x fewer weights as in Han et al. 2015, a file 40x smaller as in Deep Compression, at no loss."""
+    results = [run_example(data_dir, tmp_path / str(seed), f"--seed={seed}") for seed in range(3)]
+    for result in results:
+        assert result["weights_total"] / result["weights_kept"] >= 12
+        assert result["float_bytes"] / result["packed_bytes"] >= 40
+        assert result["prediction_mismatches"] == 0
+    dense = statistics.mean(result["dense_error"] for result in results)
+    assert dense <= 1.7
+    assert statistics.mean(result["error"] for result in results) <= dense + 0.05
