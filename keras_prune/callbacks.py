@@ -93,10 +93,14 @@ class PruneCallback(keras.callbacks.Callback):
 
     # What Keras calls.
 
+    def set_model(self, model: Any) -> None:
+        """Takes the model; raises TypeError for one that is not of Keras 3."""
+        check_model(model)
+        super().set_model(model)
+
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Gives the model its masks, and has its training step compiled anew if it was compiled without them."""
         model = self.model
-        check_model(model)
         self._check_single_use(model)
         self._training = True
         self._variables = {}
