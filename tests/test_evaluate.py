@@ -7,10 +7,10 @@ import json
 
 import numpy as np
 import pytest
-from keras_prune_export import evaluate, flatbuffer, measure, tflite
 from tflite_models import small_model, sparse  # type: ignore[import-not-found]
 
 from keras_prune.quantization import Codebook
+from keras_prune_export import evaluate, flatbuffer, measure, progress, tflite
 
 
 @pytest.fixture(scope="module")
@@ -125,10 +125,10 @@ def test_latency_is_measured_in_turn(stock, packed, monkeypatch):
 
 def test_progress_shows_after_two_seconds(capsys, monkeypatch):
     clock = iter([0.0, 1.0, 3.0, 4.0])
-    monkeypatch.setattr(measure.time, "monotonic", lambda: next(clock))
-    progress = measure.Progress("work", 3)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    shown = progress.Progress("work", 3)
     for _ in range(3):
-        progress.step()
+        shown.step()
     assert capsys.readouterr().err == "\rwork: 66 %\rwork: 100 %\n"
 
 

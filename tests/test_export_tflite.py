@@ -12,14 +12,19 @@ import zlib
 import keras
 import numpy as np
 import pytest
-from keras_prune_export import converter, files, flatbuffer, runtime, tflite
-from keras_prune_export.flatbuffer import schema
-from keras_prune_export.targets import packed as target
-from keras_prune_export.transformations.pack_fully_connected import options_bytes, pack_fully_connected, packed_layers
 from tflite_models import small_model, sparse  # type: ignore[import-not-found]
 
 from keras_prune import sparse_format
 from keras_prune.quantization import Codebook
+from keras_prune_export import converter, files, flatbuffer, runtime, tflite
+from keras_prune_export.flatbuffer import schema
+from keras_prune_export.targets import packed as target
+from keras_prune_export.transformations.pack_fully_connected import (
+    choose,
+    options_bytes,
+    pack_fully_connected,
+    packed_layers,
+)
 
 layers = keras.layers
 
@@ -242,7 +247,7 @@ def test_export_prints_nothing(lenet, capfd):
 
 def test_every_subgraph_is_edited_and_weights_are_stored_once():
     model = small_model(sparse())
-    (layer,) = pack_fully_connected(model, Codebook(), min_sparsity=0.1)
+    (layer,) = pack_fully_connected(model, choose(model, Codebook(), min_sparsity=0.1))
     assert layer.packed
     flatbuffer.drop_unused(model)
     assert [flatbuffer.text(code.customCode) for code in model.operatorCodes] == [target.OPERATOR]
@@ -334,7 +339,7 @@ def test_what_cannot_be_packed_stays_and_says_why(edit, reason):
     model = small_model(sparse())
     edit(model)
     before = flatbuffer.write(model)
-    (layer,) = pack_fully_connected(model, Codebook(), min_sparsity=0.1)
+    (layer,) = pack_fully_connected(model, choose(model, Codebook(), min_sparsity=0.1))
     assert not layer.packed
     assert reason in layer.reason
     assert flatbuffer.write(model) == before
@@ -349,14 +354,15 @@ def test_what_cannot_be_packed_stays_and_says_why(edit, reason):
     ],
 )
 def test_what_does_not_pay_stays(weights, min_sparsity, reason):
-    (layer,) = pack_fully_connected(small_model(weights), Codebook(), min_sparsity=min_sparsity)
+    model = small_model(weights)
+    (layer,) = pack_fully_connected(model, choose(model, Codebook(), min_sparsity=min_sparsity))
     assert not layer.packed
     assert re.search(reason, layer.reason), layer.reason
 
 
 def test_two_matrices_are_chosen_one_by_one():
     model = small_model(sparse(), second_weights=sparse(density=0.97))
-    first, second = pack_fully_connected(model, Codebook(), min_sparsity=0.1)
+    first, second = pack_fully_connected(model, choose(model, Codebook(), min_sparsity=0.1))
     assert (first.packed, second.packed) == (True, False)
 
 
@@ -505,3 +511,22 @@ files.write_atomic(sys.argv[1], b"new" * 1000)
 def test_folder_as_path(tmp_path, lenet):
     with pytest.raises(IsADirectoryError, match="add a file name"):
         tflite.export_tflite(lenet, tmp_path)
+
+
+def test_model_is_not_changed_where_batch_normalization_is_folded(conv, monkeypatch):
+    before = [variable.numpy() for variable in conv.variables]
+    calls = []
+    convert = converter.convert
+
+    def fail_at_the_second(model):
+        calls.append(model)
+        if len(calls) == 2:
+            assert any((v.numpy() != b).any() for v, b in zip(conv.variables, before, strict=True))
+            raise ValueError("stop")
+        return convert(model)
+
+    monkeypatch.setattr(converter, "convert", fail_at_the_second)
+    with pytest.raises(ValueError, match="stop"):
+        tflite.export_tflite(conv)
+    for variable, values in zip(conv.variables, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), values)

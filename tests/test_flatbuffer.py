@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from keras_prune_export import flatbuffer, tflite
-from keras_prune_export.flatbuffer import schema
-from keras_prune_export.transformations.tidy import tidy
 from tflite_models import small_model, sparse  # type: ignore[import-not-found]
 
 from keras_prune.quantization import Codebook
+from keras_prune_export import flatbuffer, tflite
+from keras_prune_export.flatbuffer import schema
+from keras_prune_export.transformations.tidy import tidy
 
 
 def names(model):

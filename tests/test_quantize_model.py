@@ -5,11 +5,11 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
-from keras_prune_export import converter, evaluate, flatbuffer, tflite
-from keras_prune_export.quantization import quantize
 
 from keras_prune import sparse_format
 from keras_prune.quantization import Codebook
+from keras_prune_export import converter, evaluate, flatbuffer, tflite
+from keras_prune_export.quantization import quantize
 
 layers = keras.layers
 

@@ -8,11 +8,11 @@ import sys
 
 import numpy as np
 import pytest
-from keras_prune_export import flatbuffer, runtime, tflite
 from tflite_models import small_model, sparse  # type: ignore[import-not-found]
 
 from keras_prune import native
 from keras_prune.quantization import Codebook
+from keras_prune_export import flatbuffer, runtime, tflite
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import os
-import sys
+import pathlib
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -39,16 +39,14 @@ def _quiet() -> Iterator[None]:
 @contextlib.contextmanager
 def _native_stderr_discarded() -> Iterator[None]:
     """The converter's C++ part writes to file descriptor 2 itself; its errors also come as exceptions."""
-    sys.stderr.flush()
-    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # a service may have closed it
+            saved = os.dup(2)
+            stack.callback(os.close, saved)
+            stack.callback(os.dup2, saved, 2)
+            with pathlib.Path(os.devnull).open("wb") as nowhere:
+                os.dup2(nowhere.fileno(), 2)
         yield
-    finally:
-        sys.stderr.flush()
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(nowhere)
 
 
 def convert(model: Any, *, optimize: str | None = None, representative_data: Any = None) -> bytes:

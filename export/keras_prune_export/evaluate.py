@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from keras_prune_export import files, flatbuffer, measure, runtime
+from keras_prune_export.progress import Progress
 from keras_prune_export.targets import packed
 from keras_prune_export.transformations.pack_fully_connected import packed_layers
 
@@ -152,7 +153,7 @@ def predict_tflite(model: Any, x: np.ndarray, *, num_threads: int = 1, batch_siz
     _check_examples(interpreter, x)
     output = interpreter.get_output_details()[0]["index"]
     parts = []
-    progress = measure.Progress("predict", -(-len(x) // batch_size))
+    progress = Progress("predict", -(-len(x) // batch_size))
     for start in range(0, len(x), batch_size):
         batch = x[start : start + batch_size]
         measure.set_batch(interpreter, len(batch))

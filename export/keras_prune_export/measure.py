@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from keras_prune_export import runtime
+from keras_prune_export.progress import Progress
 
 _BLOCK_NS = 10_000_000  # a block of invokes lasts about 10 ms: long against the clock, short against other load
 _ROUNDS = 40  # of blocks, taken in turn by all files: 0.4 s each
@@ -40,24 +41,6 @@ class Latency:
     num_invokes: int
 
 
-class Progress:
-    """A line on stderr that appears once the work takes over two seconds."""
-
-    def __init__(self, title: str, total: int) -> None:
-        self._title, self._total, self._done = title, total, 0
-        self._start = time.monotonic()
-        self._shown = ""
-
-    def step(self) -> None:
-        """Counts one of the ``total`` parts as done."""
-        self._done += 1
-        line = f"{self._title}: {100 * self._done // self._total} %"
-        if time.monotonic() - self._start > 2 and line != self._shown:
-            end = "\n" if self._done == self._total else ""
-            print(f"\r{line}", end=end, file=sys.stderr, flush=True)  # noqa: T201
-            self._shown = line
-
-
 def set_batch(interpreter: Any, batch: int) -> None:
     """Gives the interpreter's only input this batch size and allocates its tensors.
 
@@ -67,9 +50,10 @@ def set_batch(interpreter: Any, batch: int) -> None:
     details = single_input(interpreter)
     if details["shape"][0] != batch:
         if details["shape_signature"][0] != -1:
+            fixed = details["shape"][0]
             raise ValueError(
-                f"expected a model with a free batch dimension, got one fixed at {details['shape'][0]}; "
-                f"pass batch_size={details['shape'][0]}"
+                f"expected a model with a free batch dimension, or one of {batch}, got one fixed at {fixed}; for "
+                f"predictions pass batch_size={fixed}; latency needs a file that takes one example"
             )
         interpreter.resize_tensor_input(details["index"], [batch, *details["shape"][1:]])
         interpreter.allocate_tensors()

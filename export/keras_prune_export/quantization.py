@@ -13,7 +13,7 @@ import numpy as np
 from keras_prune import sparse_format
 from keras_prune.quantization import Codebook
 from keras_prune_export import checks, converter, flatbuffer
-from keras_prune_export.transformations.pack_fully_connected import choose
+from keras_prune_export.transformations.pack_fully_connected import Choice, choose
 
 
 def quantize(model: Any, weights: Codebook | None = None, *, min_sparsity: float = 0.1, in_place: bool = False) -> Any:
@@ -45,7 +45,8 @@ def quantize(model: Any, weights: Codebook | None = None, *, min_sparsity: float
     checks.check_options(weights, min_sparsity, "quantize")
     checks.check_model(model, "quantize")
     result = model if in_place else _copy(model)
-    matches = find(result, flatbuffer.read(converter.convert(model)), weights, min_sparsity=min_sparsity)
+    file = flatbuffer.read(converter.convert(model))
+    matches = find(result, choose(file, weights, min_sparsity=min_sparsity))
     for match in matches:
         if not match.changes:
             raise ValueError(
@@ -86,20 +87,18 @@ class Match:
     folded: bool
 
 
-def find(model: Any, file: Any, weights: Codebook, *, min_sparsity: float) -> list[Match]:
+def find(model: Any, choices: list[Choice]) -> list[Match]:
     """Finds the matrices that will be packed among the variables that they were made of.
 
     Args:
         model: Keras model.
-        file: ``ModelT`` object, as the converter made it from the model.
-        weights: how kept weights are quantized.
-        min_sparsity: least fraction of exact zeros of a matrix that is packed, 0 to 1.
+        choices: for the file that the converter made from it.
 
     Returns:
-        One match for each matrix that has a weight at all.
+        One match for each matrix that will be packed and has a weight at all.
     """
     matches = []
-    for choice in choose(file, weights, min_sparsity=min_sparsity):
+    for choice in choices:
         if choice.packed is not None and choice.values is not None and choice.values.any():
             quantized = sparse_format.to_dense(choice.packed)
             same = _changes(model, choice.values, quantized, pull_back=_pull_back_same)

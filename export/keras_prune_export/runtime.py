@@ -62,7 +62,14 @@ def load_interpreter(model: str | os.PathLike[str] | bytes, *, num_threads: int 
     library = native.delegate_path()
     runtime = runtime_module()
     load_delegate = getattr(runtime, "load_delegate", None) or runtime.experimental.load_delegate
-    delegates = [load_delegate(str(library)), *(options.pop("experimental_delegates", None) or ())]
+    try:
+        delegate = load_delegate(str(library))
+    except OSError as error:
+        raise OSError(
+            f"load_interpreter: the delegate {library} cannot be loaded ({error}); "
+            "install keras_prune for this platform"
+        ) from error
+    delegates = [delegate, *(options.pop("experimental_delegates", None) or ())]
     try:
         interpreter = runtime.Interpreter(
             **source, experimental_delegates=delegates, num_threads=num_threads, **options

@@ -9,7 +9,7 @@ from typing import Any
 from keras_prune.quantization import Codebook
 from keras_prune_export import checks, converter, files, flatbuffer, quantization
 from keras_prune_export.targets import packed
-from keras_prune_export.transformations.pack_fully_connected import pack_fully_connected
+from keras_prune_export.transformations.pack_fully_connected import Choice, choose, pack_fully_connected
 from keras_prune_export.transformations.tidy import tidy
 
 TARGETS = ("packed", "stock")
@@ -63,25 +63,26 @@ def export_tflite(
         files.check_folder(path)
     data = converter.convert(model)
     if target == "packed":
-        data = _with_quantized_folds(model, data, weights, min_sparsity=min_sparsity)
-        data, layers = pack(data, weights=weights, min_sparsity=min_sparsity)
+        data, layers = _packed(model, data, weights, min_sparsity=min_sparsity)
         _check_packed(layers, min_sparsity)
     if path is not None:
         files.write_atomic(path, data)
     return data
 
 
-def _with_quantized_folds(model: Any, data: bytes, weights: Codebook, *, min_sparsity: float) -> bytes:
-    """The file converted again from quantized weights, when the converter folded a neighbour into some of them.
+def _packed(model: Any, data: bytes, weights: Codebook, *, min_sparsity: float) -> tuple[bytes, list[packed.Layer]]:
+    """Packs the converter's file; converts again where it folded a neighbour into a kernel that will be quantized.
 
     A folded offset is in the bias as offset times kernel. It has to be the quantized kernel, or each output is off by
     the offset times all its weights' errors.
     """
-    matches = quantization.find(model, flatbuffer.read(data), weights, min_sparsity=min_sparsity)
-    if not any(match.folded for match in matches):
-        return data
-    with quantization.assigned(matches):
-        return converter.convert(model)
+    file = flatbuffer.read(data)
+    choices = choose(file, weights, min_sparsity=min_sparsity)
+    matches = quantization.find(model, choices)
+    if any(match.folded for match in matches):
+        with quantization.assigned(matches):
+            return pack(converter.convert(model), weights=weights, min_sparsity=min_sparsity)
+    return _finish(file, choices)
 
 
 def pack(data: bytes, *, weights: Codebook, min_sparsity: float) -> tuple[bytes, list[packed.Layer]]:
@@ -98,12 +99,16 @@ def pack(data: bytes, *, weights: Codebook, min_sparsity: float) -> tuple[bytes,
     Raises:
         ValueError: not a .tflite file, or damaged.
     """
-    model = flatbuffer.read(data)
-    layers = pack_fully_connected(model, weights, min_sparsity=min_sparsity)
-    tidy(model)
+    file = flatbuffer.read(data)
+    return _finish(file, choose(file, weights, min_sparsity=min_sparsity))
+
+
+def _finish(file: Any, choices: list[Choice]) -> tuple[bytes, list[packed.Layer]]:
+    layers = pack_fully_connected(file, choices)
+    tidy(file)
     for layer in layers:
         _log.info("%s %s: %s", layer.name, layer.shape, layer.reason or f"packed in {layer.num_bytes} bytes")
-    return flatbuffer.write(model), layers
+    return flatbuffer.write(file), layers
 
 
 def _check_packed(layers: list[packed.Layer], min_sparsity: float) -> None:

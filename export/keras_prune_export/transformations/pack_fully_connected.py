@@ -12,6 +12,7 @@ import numpy as np
 from keras_prune.quantization import Codebook
 from keras_prune_export import flatbuffer
 from keras_prune_export.flatbuffer import schema
+from keras_prune_export.progress import Progress
 from keras_prune_export.targets import packed as target
 
 OPTIONS_VERSION = 1
@@ -87,9 +88,10 @@ def choose(model: Any, weights: Codebook, *, min_sparsity: float) -> list[Choice
     Returns:
         One choice for each weight matrix, in the order of the file; weights that operators share appear once.
     """
-    users = flatbuffer.tensor_users(model)
+    users, sites = flatbuffer.tensor_users(model), _sites(model)
     choices = []
-    for buffer, group in _sites(model).items():
+    progress = Progress("pack", len(sites))
+    for buffer, group in sites.items():
         tensor = group[0].inputs[1]
         name, shape = flatbuffer.text(tensor.name), tuple(flatbuffer.indices(tensor.shape))
         reason = _why_not_shared(group, users[buffer]) or next(filter(None, map(_why_not, group)), "")
@@ -98,22 +100,22 @@ def choose(model: Any, weights: Codebook, *, min_sparsity: float) -> list[Choice
             values = flatbuffer.constant(model, tensor)
             packed, reason = target.store(values, weights, min_sparsity)
         choices.append(Choice(name, shape, values, packed, reason, group))
+        progress.step()
     return choices
 
 
-def pack_fully_connected(model: Any, weights: Codebook, *, min_sparsity: float) -> list[target.Layer]:
-    """Packs the pruned fully connected layers of a model, in all its subgraphs.
+def pack_fully_connected(model: Any, choices: list[Choice]) -> list[target.Layer]:
+    """Packs fully connected layers, in all subgraphs of a model.
 
     Args:
         model: ``ModelT`` object, edited in place; `flatbuffer.drop_unused` then drops the dense weights.
-        weights: how kept weights are quantized.
-        min_sparsity: least fraction of exact zeros of a layer that is packed, 0 to 1.
+        choices: what `choose` decided for this model.
 
     Returns:
         What became of each weight matrix, in the order of the file.
     """
     layers = []
-    for choice in choose(model, weights, min_sparsity=min_sparsity):
+    for choice in choices:
         if choice.packed is None:
             layers.append(target.Layer(choice.name, choice.shape, reason=choice.reason))
         else:
