@@ -33,28 +33,24 @@ struct Output {
   const float* bias;
   float low, high;
   float* y;
-  size_t stride;  // from one batch row to the next
 };
 
 // Sums of half a slice go to their rows.
-inline void StoreLanes(const Sell16Layout& w, size_t first_lane, __m256 sums, const Output& out, size_t batch_row) {
+inline void StoreLanes(const Sell16Layout& w, size_t first_lane, __m256 sums, const Output& out) {
   alignas(32) float values[8];
   _mm256_store_ps(values, sums);
-  float* y = out.y + batch_row * out.stride;
   for (size_t lane = 0; lane < 8 && first_lane + lane < w.rows; ++lane) {
     const uint32_t row = w.row_of[first_lane + lane];
     float v = values[lane] + (out.bias != nullptr ? out.bias[row] : 0.0f);
     v = v < out.low ? out.low : v;
-    y[row] = v > out.high ? out.high : v;
+    out.y[row] = v > out.high ? out.high : v;
   }
 }
 
-// kBatch rows of x share what is decoded.
-template <bool kSmallCodebook, int kBatch>
-void ForwardTile(const Sell16Layout& w, const float* x, const Output& out) {
+template <bool kSmallCodebook>
+void ForwardRow(const Sell16Layout& w, const float* x, const Output& out) {
   for (uint32_t slice = 0; slice < w.num_slices; ++slice) {
-    __m256 sums[2 * kBatch];
-    for (__m256& sum : sums) sum = _mm256_setzero_ps();
+    __m256 sums[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
     for (uint32_t step = w.first_step[slice]; step < w.first_step[slice + 1]; ++step) {
       const auto* slots = reinterpret_cast<const uint8_t*>(w.slots + size_t{step} * kLanes);
       const float* at = x + w.bases[step];
@@ -64,36 +60,26 @@ void ForwardTile(const Sell16Layout& w, const float* x, const Output& out) {
         const __m256i codes = _mm256_srli_epi32(_mm256_cvtepu16_epi32(words), 8);
         const __m256 filler = _mm256_castsi256_ps(_mm256_cmpeq_epi32(codes, _mm256_setzero_si256()));
         const __m256 weights = LoadWeights<kSmallCodebook>(w.codebook, eight, codes);
-        for (int b = 0; b < kBatch; ++b) {
-          __m256& sum = sums[2 * b + half];
-          const __m256 lanes = _mm256_andnot_ps(filler, LoadLanes(at + size_t{w.cols} * b, eight));
-          sum = _mm256_fmadd_ps(lanes, weights, sum);
-        }
+        sums[half] = _mm256_fmadd_ps(_mm256_andnot_ps(filler, LoadLanes(at, eight)), weights, sums[half]);
       }
     }
-    for (int i = 0; i < 2 * kBatch; ++i) StoreLanes(w, size_t{slice} * kLanes + i % 2 * 8, sums[i], out, i / 2);
+    for (int half = 0; half < 2; ++half) StoreLanes(w, size_t{slice} * kLanes + 8 * half, sums[half], out);
   }
-}
-
-template <bool kSmallCodebook>
-void ForwardBatch(const Sell16Layout& w, const float* x, size_t batch, Output out) {
-  for (; batch >= 4; batch -= 4, x += size_t{w.cols} * 4, out.y += size_t{w.rows} * 4) {
-    ForwardTile<kSmallCodebook, 4>(w, x, out);
-  }
-  for (; batch != 0; --batch, x += w.cols, out.y += w.rows) ForwardTile<kSmallCodebook, 1>(w, x, out);
 }
 
 void Forward(const FcLayout* layout, const float* x, size_t batch, const float* bias, float low, float high,
              float* y) {
   const auto& w = *static_cast<const Sell16Layout*>(layout);
-  const Output out = {bias, low, high, y, w.rows};
-  w.codebook_size <= 16 ? ForwardBatch<true>(w, x, batch, out) : ForwardBatch<false>(w, x, batch, out);
+  for (; batch != 0; --batch, x += w.cols, y += w.rows) {  // loading the lanes is the work: nothing to share
+    const Output out = {bias, low, high, y};
+    w.codebook_size <= 16 ? ForwardRow<true>(w, x, out) : ForwardRow<false>(w, x, out);
+  }
 }
 
 Status Make(const PackedView& packed, const FcKernel* kernel, FcLayout** out) {
   Sell16Builder builder(packed);
   const Status status = builder.Scan();
-  return status == Status::kOk ? builder.Build(kWindow, kernel, out) : status;
+  return status == Status::kOk ? builder.Build(kWindow, builder.CountSteps(kWindow), kernel, out) : status;
 }
 
 }  // namespace

@@ -37,18 +37,23 @@ class Sell16Builder {
   Sell16Builder& operator=(const Sell16Builder&) = delete;
 
   Status Scan();
-  // Both after Scan. A window is at most 256 columns.
+  // Both after Scan. A window has 16 to 256 columns; num_steps is what CountSteps said of it.
   uint64_t CountSteps(uint32_t window) const;
-  Status Build(uint32_t window, const FcKernel* kernel, FcLayout** out) const;
+  Status Build(uint32_t window, uint64_t num_steps, const FcKernel* kernel, FcLayout** out) const;
 
  private:
   struct Row {
     uint32_t entry, col, left;  // the next kept weight and how many are left
   };
+  struct Lanes {
+    uint32_t entry[kLanes], left[kLanes];
+    uint32_t col[kLanes];  // kNoColumn when nothing is left
+  };
+  static constexpr uint32_t kNoColumn = UINT32_MAX;  // no column is that large, nor within a window of the last base
   uint32_t NumSlices() const { return (packed_.rows + kLanes - 1) / kLanes; }
-  void Advance(Row* row) const;
-  uint32_t LoadSlice(uint32_t slice, Row lanes[kLanes]) const;
-  uint32_t BaseOf(const Row lanes[kLanes], uint32_t window) const;
+  void LoadSlice(uint32_t slice, Lanes* lanes) const;
+  void Advance(uint32_t lane, Lanes* lanes) const;
+  uint32_t BaseOf(const Lanes& lanes, uint32_t window) const;
   template <typename Emit>
   uint64_t WalkSlice(uint32_t slice, uint32_t window, Emit&& emit) const;
   uint64_t PlaceArrays(uint64_t num_steps, void* base, Sell16Layout* arrays) const;

@@ -1,4 +1,6 @@
 // Every kernel against reference.h: signed random data, all tails, empty rows, all-zero and full matrices, any batch.
+#include <stdlib.h>
+
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -95,6 +97,15 @@ void CheckLayer(const Layer& layer, const std::vector<size_t>& batches, int gap_
 
 const std::vector<size_t> kBatches = {0, 1, 2, 3, 4, 5, 17, 64};
 
+// The AVX-512 kernel takes windows of 64 columns where hardly a window of 32 has two weights of a row.
+TEST(VerySparseLayers) {
+  for (uint32_t cols : {33u, 40u, 63u, 64u, 65u, 79u, 80u, 500u, 1003u}) {
+    for (uint32_t size : {4u, 16u, 32u, 40u, 100u, 200u}) {
+      CheckLayer(RandomLayer(100, cols, cols < 100 ? 0.02 : 0.004, size, cols + size), {1, 4, 5});
+    }
+  }
+}
+
 TEST(AllTailsOfRowsAndColumns) {
   for (uint32_t rows : {1u, 2u, 7u, 8u, 9u, 15u, 16u, 17u, 31u, 32u, 33u, 48u}) {
     for (uint32_t cols : {1u, 2u, 3u, 7u, 8u, 9u, 15u, 16u, 17u, 31u, 32u, 33u, 63u, 64u, 65u, 100u, 255u, 256u, 257u}) {
@@ -175,11 +186,59 @@ TEST(PrunedPositionsNeverTouchX) {
   }
 }
 
+TEST(GradientsOfPrunedPositionsNeverTouchDy) {
+  const Layer layer = RandomLayer(45, 333, 0.06, 16, 81);
+  const std::vector<uint8_t> packed = Pack(layer);
+  PackedView view;
+  EXPECT(ParsePacked(packed.data(), packed.size(), &view) == Status::kOk, "pack");
+  for (Isa isa : SupportedIsas()) {
+    FcLayout* layout = nullptr;
+    EXPECT(MakeFcLayout(view, isa, &layout) == Status::kOk, "%s", IsaName(isa));
+    for (uint32_t row = 0; row < layer.rows; ++row) {
+      std::vector<float> dy = RandomVector(layer.rows, 83), dx(layer.cols);
+      dy[row] = kInf;
+      FcBackward(layout, dy.data(), 1, dx.data());
+      size_t wrong = 0;
+      for (uint32_t c = 0; c < layer.cols; ++c) wrong += std::isfinite(dx[c]) == (layer.codes[row * layer.cols + c] != 0);
+      EXPECT(wrong == 0, "%s row %u: %zu columns", IsaName(isa), row, wrong);
+    }
+    FreeFcLayout(layout);
+  }
+}
+
+// With everything beyond the packed bytes: the promise for a large layer is a tenth of the dense bytes.
+TEST(LayoutsAreSmall) {
+  const Layer layer = RandomLayer(128, 25088, 0.04, 16, 91);
+  const std::vector<uint8_t> packed = Pack(layer, 6);
+  PackedView view;
+  EXPECT(ParsePacked(packed.data(), packed.size(), &view) == Status::kOk, "pack");
+  const double dense_bytes = 4.0 * layer.rows * layer.cols;
+  for (Isa isa : SupportedIsas()) {
+    FcLayout* layout = nullptr;
+    EXPECT(MakeFcLayout(view, isa, &layout) == Status::kOk, "%s", IsaName(isa));
+    EXPECT(FcLayoutBytes(layout) < 0.06 * dense_bytes, "%s: %.3f of dense", IsaName(isa),
+           FcLayoutBytes(layout) / dense_bytes);
+    FreeFcLayout(layout);
+  }
+  FreeFcLayout(nullptr);
+}
+
 TEST(NamesAndForcing) {
   EXPECT(IsaSupported(Isa::kReference) && IsaSupported(Isa::kScalar), "always there");
   bool ok = false;
+  for (Isa isa : SupportedIsas()) {
+    setenv("KERAS_PRUNE_ISA", IsaName(isa), 1);
+    EXPECT(SelectIsa(&ok) == isa && ok, "%s", IsaName(isa));
+    Isa named;
+    EXPECT(IsaFromName(IsaName(isa), &named) && named == isa, "%s", IsaName(isa));
+  }
+  setenv("KERAS_PRUNE_ISA", "mmx", 1);
   SelectIsa(&ok);
-  EXPECT(ok, "a supported instruction set without forcing");
+  EXPECT(!ok, "an unknown name");
+  setenv("KERAS_PRUNE_ISA", "", 1);
+  EXPECT(SelectIsa(&ok) == SupportedIsas().back() && ok, "empty is the best");
+  unsetenv("KERAS_PRUNE_ISA");
+  EXPECT(SelectIsa(&ok) == SupportedIsas().back() && ok, "the best");
 }
 
 }  // namespace
