@@ -49,7 +49,8 @@ class Codebook:
         """Fits the codebook of one layer.
 
         The result depends on the multiset of values only, not on their order, so that a kernel and its
-        transpose get the same codebook. At most 2**bits - 1 distinct non-zero values are kept exactly.
+        transpose get the same codebook. At most 2**bits - 1 distinct non-zero values are kept exactly. Where the
+        weights around zero share a centroid of exactly zero, they become pruned weights.
 
         Args:
             weights: any shape, float; zeros are pruned weights.
@@ -93,19 +94,22 @@ def _kmeans(values: np.ndarray, count: int) -> np.ndarray:
         bounds = np.concatenate([[0], np.searchsorted(values, middles), [len(values)]])
         sizes = np.diff(bounds)
         means = np.diff(sums[bounds]) / np.maximum(sizes, 1)
-        centroids = np.where(sizes > 0, means, centroids)
+        # Differences of sums lose small values beside huge ones: a mean lies between its smallest and largest member.
+        lowest, highest = values[np.minimum(bounds[:-1], len(values) - 1)], values[np.maximum(bounds[1:] - 1, 0)]
+        centroids = np.where(sizes > 0, np.clip(means, lowest, np.maximum(lowest, highest)), centroids)
         if np.array_equal(bounds, previous):
             break
     return np.unique(centroids[sizes > 0].astype(np.float32))
 
 
 def _assign(weights: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Nearest centroid of every non-zero weight; a centroid of exactly zero would be a pruned weight."""
-    centroids = centroids[centroids != 0].astype(np.float32)
-    codebook = np.concatenate([np.zeros(1, np.float32), centroids])
+    """Nearest centroid of every weight; those nearest to a centroid of exactly zero become pruned weights."""
+    kept = centroids != 0
+    codebook = np.concatenate([np.zeros(1, np.float32), centroids[kept]])
     if not len(centroids):
         return np.zeros(weights.shape, np.uint8), codebook
+    code_of = np.where(kept, np.cumsum(kept), 0).astype(np.uint8)
     middles = (centroids[1:].astype(np.float64) + centroids[:-1]) / 2
-    codes = (np.searchsorted(middles, weights.astype(np.float64)) + 1).astype(np.uint8)
+    codes = code_of[np.searchsorted(middles, weights.astype(np.float64))]
     codes[weights == 0] = 0
     return codes, codebook
