@@ -59,8 +59,9 @@ void BenchShape(const Shape& shape, double budget) {
   keras_prune::PackedView view;
   double start = Now();
   if (keras_prune::ParsePacked(packed.data(), packed.size(), &view) != keras_prune::Status::kOk) std::abort();
-  std::printf("%s: %u x %u, %.0f %%, %u kept, %zu bytes packed, checked in %.2f ms\n", shape.name, shape.rows, shape.cols,
-              100 * shape.density, view.num_kept, packed.size(), 1e3 * (Now() - start));
+  const double check_ms = 1e3 * (Now() - start);
+  std::printf("%s: %u x %u, %.0f %%, %u kept, %zu bytes packed, checked in %.2f ms\n", shape.name, shape.rows,
+              shape.cols, 100 * shape.density, view.num_kept, packed.size(), check_ms);
   for (Isa isa : {Isa::kReference, Isa::kScalar, Isa::kAvx2, Isa::kAvx512}) {
     if (!keras_prune::IsaSupported(isa)) continue;
     keras_prune::FcLayout* layout = nullptr;
@@ -68,7 +69,8 @@ void BenchShape(const Shape& shape, double budget) {
     if (keras_prune::MakeFcLayout(view, isa, &layout) != keras_prune::Status::kOk) std::abort();
     const double make_ms = 1e3 * (Now() - start);
     const double one = BestSeconds(layout, 1, budget), many = BestSeconds(layout, 16, budget);
-    std::printf("  %-9s batch 1: %9.2f us %7.4f ns/weight   batch 16: %7.4f ns/weight   layout: %5.2f bytes/weight, %.1f ms\n",
+    std::printf("  %-9s batch 1: %9.2f us %7.4f ns/weight   batch 16: %7.4f ns/weight   layout: %5.2f bytes/weight, "
+                "%.1f ms\n",
                 keras_prune::IsaName(isa), 1e6 * one, 1e9 * one / view.num_kept, 1e9 * many / 16 / view.num_kept,
                 static_cast<double>(keras_prune::FcLayoutBytes(layout)) / view.num_kept, make_ms);
     keras_prune::FreeFcLayout(layout);

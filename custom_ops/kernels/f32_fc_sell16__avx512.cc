@@ -1,12 +1,14 @@
 // AVX-512: x is read by register look-ups (vpermps, vpermi2ps) in windows of 32 or 64 columns, never gathered.
 //
-// Measured on one Zen 5 core, batch 1, microseconds (784x300 at 6 % = LeNet fc1; 25088x4096 at 4 % = VGG fc6):
+// Measured on one Zen 5 core, batch 1, microseconds (784x300 at 6 % = LeNet fc1; 25088x4096 at 4 % = VGG fc6, with
+// a last-level cache shared with other work, hence the ranges):
 //                                          LeNet fc1   VGG fc6
-//   vgatherdps, 8-bit gaps                    4.4        1250
-//   scalar loads and inserts, window 256      2.6         885
-//   window 32, bases anywhere                 1.1         580
-//   window 32, bases a multiple of 16          .9         666  (fewer split cache lines, more steps)
-//   window 64, bases a multiple of 16         1.1         465  (half as many fillers to stream from memory)
+//   vgatherdps, window 256                    4.7        1520
+//   scalar loads and inserts, window 256      2.7         900
+//   window 32, bases anywhere                 1.1       520-610
+//   window 32, bases a multiple of 16          .9       460-720  (fewer split cache lines, more steps)
+//   window 64, bases anywhere                 1.6       590-700
+//   window 64, bases a multiple of 16         1.1       450-470  (half as many fillers to stream)
 // A step of 32 columns takes .55 ns from the cache and one of 64 columns .92 ns, so 32 is faster down to about 1 %
 // density, unless the slots come from memory: then fewer steps are faster. Masking the fillers is free.
 #if defined(__GNUC__) && !defined(__clang__)

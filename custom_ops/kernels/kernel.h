@@ -1,7 +1,7 @@
 // What the kernels of all instruction sets share; internal to custom_ops/kernels.
 //
-// A new instruction set (ARM's NEON, SVE) is one file f32_fc_<layout>__<isa>.cc with one FcKernel in it, one value of Isa
-// and one line in dispatch.cc. The build compiles the file only where the compiler's flags for <isa> are known.
+// A new instruction set (ARM's NEON, SVE) is one file f32_fc_<layout>__<isa>.cc with one FcKernel in it, one value of
+// Isa and one line in dispatch.cc. The build compiles the file only where the compiler's flags for <isa> are known.
 #ifndef KERAS_PRUNE_KERNELS_KERNEL_H_
 #define KERAS_PRUNE_KERNELS_KERNEL_H_
 

@@ -108,7 +108,8 @@ TEST(VerySparseLayers) {
 
 TEST(AllTailsOfRowsAndColumns) {
   for (uint32_t rows : {1u, 2u, 7u, 8u, 9u, 15u, 16u, 17u, 31u, 32u, 33u, 48u}) {
-    for (uint32_t cols : {1u, 2u, 3u, 7u, 8u, 9u, 15u, 16u, 17u, 31u, 32u, 33u, 63u, 64u, 65u, 100u, 255u, 256u, 257u}) {
+    for (uint32_t cols : {1u,  2u,  3u,  7u,  8u,  9u,  15u,  16u,  17u, 31u,
+                          32u, 33u, 63u, 64u, 65u, 100u, 255u, 256u, 257u}) {
       CheckLayer(RandomLayer(rows, cols, 0.2, 16, rows * 1000 + cols), {1, 3, 5});
     }
   }
@@ -199,7 +200,9 @@ TEST(GradientsOfPrunedPositionsNeverTouchDy) {
       dy[row] = kInf;
       FcBackward(layout, dy.data(), 1, dx.data());
       size_t wrong = 0;
-      for (uint32_t c = 0; c < layer.cols; ++c) wrong += std::isfinite(dx[c]) == (layer.codes[row * layer.cols + c] != 0);
+      for (uint32_t c = 0; c < layer.cols; ++c) {
+        wrong += std::isfinite(dx[c]) == (layer.codes[row * layer.cols + c] != 0);
+      }
       EXPECT(wrong == 0, "%s row %u: %zu columns", IsaName(isa), row, wrong);
     }
     FreeFcLayout(layout);

@@ -34,7 +34,8 @@ Status Parse(const Bytes& packed) {
   const Status status = ParsePacked(copy, packed.size(), &view);
   if (status == Status::kOk) {
     uint32_t kept = 0;
-    VisitKept(view, [&](uint32_t row, uint32_t col, uint32_t, uint32_t) { kept += row < view.rows && col < view.cols; });
+    VisitKept(view,
+              [&](uint32_t row, uint32_t col, uint32_t, uint32_t) { kept += row < view.rows && col < view.cols; });
     EXPECT(kept == view.num_kept, "visited %u of %u", kept, view.num_kept);
   } else {
     EXPECT(view.gaps == nullptr && view.rows == 0, "a refused buffer gave a view");
@@ -201,7 +202,9 @@ TEST(ChecksumOfKnownText) {
   const char text[] = "123456789";  // the check value of CRC-32 in every catalogue
   const auto* bytes = reinterpret_cast<const uint8_t*>(text);
   EXPECT(Crc32(0, bytes, 9) == 0xCBF43926u, "whole");
-  for (size_t cut = 0; cut <= 9; ++cut) EXPECT(Crc32(Crc32(0, bytes, cut), bytes + cut, 9 - cut) == 0xCBF43926u, "%zu", cut);
+  for (size_t cut = 0; cut <= 9; ++cut) {
+    EXPECT(Crc32(Crc32(0, bytes, cut), bytes + cut, 9 - cut) == 0xCBF43926u, "cut at %zu", cut);
+  }
 }
 
 TEST(MessagesSayWhatToDo) {

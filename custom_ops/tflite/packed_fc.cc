@@ -25,12 +25,13 @@ struct PackedFc {
   float low, high;
 };
 
-#define KP_REQUIRE(condition, ...)                                         \
-  do {                                                                     \
-    if (!(condition)) {                                                    \
+// Reports what was expected, what came and what to do, and leaves the function.
+#define KP_REQUIRE(condition, ...)                                             \
+  do {                                                                         \
+    if (!(condition)) {                                                        \
       context->ReportError(context, "KerasPruneFullyConnected: " __VA_ARGS__); \
-      return kTfLiteError;                                                 \
-    }                                                                      \
+      return kTfLiteError;                                                     \
+    }                                                                          \
   } while (false)
 
 const char* NameOf(const TfLiteTensor& tensor) { return tensor.name != nullptr ? tensor.name : "(no name)"; }
@@ -142,7 +143,8 @@ TfLiteStatus CountBatch(TfLiteContext* context, PackedFc* op) {
   }
   const int last = t.dims->data[t.dims->size - 1];
   const bool fits = (op->options[2] & kKeepNumDims) != 0 ? static_cast<uint32_t>(last) == cols : values % cols == 0;
-  KP_REQUIRE(fits, "input %s: expected %u values in a row as the packed weights have columns, got a last dimension of %d",
+  KP_REQUIRE(fits,
+             "input %s: expected %u values in a row as the packed weights have columns, got a last dimension of %d",
              NameOf(t), cols, last);
   op->batch = values / cols;
   return kTfLiteOk;

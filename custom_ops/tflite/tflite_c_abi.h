@@ -1,6 +1,6 @@
 // The part of the TFLite / LiteRT C interface that a delegate needs, declared in our own words: no wheel carries the
-// runtime's headers. Field order and sizes are the binary interface from tflite-runtime 2.14 to ai-edge-litert 2.3; fields
-// that are never touched have plain types of the same size. The runtimes only ever append fields.
+// runtime's headers. Field order and sizes are the binary interface from tflite-runtime 2.14 to ai-edge-litert 2.3;
+// fields that are never touched have plain types of the same size. The runtimes only ever append fields.
 #ifndef KERAS_PRUNE_TFLITE_TFLITE_C_ABI_H_
 #define KERAS_PRUNE_TFLITE_TFLITE_C_ABI_H_
 
@@ -87,7 +87,8 @@ struct TfLiteContext {
   TfLiteStatus (*GetExecutionPlan)(TfLiteContext* context, TfLiteIntArray** plan);
   TfLiteTensor* tensors;
   void* impl;
-  TfLiteStatus (*ResizeTensor)(TfLiteContext* context, TfLiteTensor* tensor, TfLiteIntArray* new_size);  // takes new_size
+  // Takes new_size over.
+  TfLiteStatus (*ResizeTensor)(TfLiteContext* context, TfLiteTensor* tensor, TfLiteIntArray* new_size);
   void (*ReportError)(TfLiteContext* context, const char* format, ...);
   TfLiteStatus (*AddTensors)(TfLiteContext* context, int count, int* first_new_index);
   TfLiteStatus (*GetNodeAndRegistration)(TfLiteContext* context, int node_index, TfLiteNode** node,
