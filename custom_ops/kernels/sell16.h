@@ -2,8 +2,9 @@
 //
 // A slice is a list of steps. A step has a base column and 16 slots, one a lane: a column in the *window*
 // [base, base + window) and a code, or a filler (code 0). A kernel reads the window's x once for all lanes: a window
-// of 32 or 64 columns fits in AVX-512 registers, where a look-up replaces the gather. The builder lets a lane run ahead
-// of the others as far as the window goes, so that few slots are fillers; rows are sorted by length for the same reason.
+// of 32 or 64 columns fits in AVX-512 registers, where a look-up replaces the gather. The builder lets a lane run
+// ahead of the others as far as the window goes, so that few slots are fillers; rows are sorted by length for the
+// same reason.
 #ifndef KERAS_PRUNE_KERNELS_SELL16_H_
 #define KERAS_PRUNE_KERNELS_SELL16_H_
 
