@@ -25,6 +25,7 @@ _EXPORTS = {
     "evaluate_tflite": "keras_prune_export",
     "export_tflite": "keras_prune_export",
     "load_interpreter": "keras_prune_export",
+    "predict_tflite": "keras_prune_export",
     "prune": "keras_prune.surgery",
     "quantize": "keras_prune_export",
     "sparsity_table": "keras_prune.analysis",

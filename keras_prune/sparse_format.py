@@ -264,14 +264,14 @@ def decode(packed: bytes | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     gaps = _unpack_bits(body[header.codebook_bytes : gaps_end], header.num_entries, header.gap_bits)
     entry_codes = _unpack_bits(body[gaps_end:], header.num_entries, header.code_bits)
     positions = np.cumsum(gaps.astype(np.int64) + 1) - 1
-    _check_entries(header, codebook, gaps, entry_codes, positions)
+    _check_entries(header, codebook, gaps=gaps, codes=entry_codes, positions=positions)
     codes = np.zeros(header.rows * header.cols, np.uint8)
     codes[positions] = entry_codes
     return codes.reshape(header.rows, header.cols), codebook.astype(np.float32)
 
 
 def _check_entries(
-    header: Header, codebook: np.ndarray, gaps: np.ndarray, codes: np.ndarray, positions: np.ndarray
+    header: Header, codebook: np.ndarray, *, gaps: np.ndarray, codes: np.ndarray, positions: np.ndarray
 ) -> None:
     fillers = codes == 0
     checks = {

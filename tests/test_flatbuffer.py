@@ -93,7 +93,7 @@ def test_weights_behind_the_flatbuffer_are_read():
                 schema.BufferAddSize(builder, len(values))
                 return schema.BufferEnd(builder)
 
-        import flatbuffers  # type: ignore[import-untyped]  # noqa: PLC0415
+        import flatbuffers  # noqa: PLC0415
 
         model.buffers[3] = Outside()
         builder = flatbuffers.Builder(1024)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 try:
-    import flatbuffers  # type: ignore[import-untyped]
+    import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 except ImportError as error:
     raise ImportError(
