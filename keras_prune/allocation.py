@@ -12,6 +12,9 @@ import numpy as np
 from keras_prune.registry import Value, lookup
 from keras_prune.schedules import check_sparsity
 
+# Layers above this size are selected from through a sample of this size.
+_SAMPLE = 1 << 16
+
 
 def matches(key: str, path: str) -> bool:
     """Whether a name or regular expression means the weight at `path`.
@@ -172,11 +175,37 @@ def select_highest(scores: np.ndarray, kept: int) -> np.ndarray:
         )
     if kept in (0, size):
         return np.full(size, kept > 0)
-    threshold = np.partition(scores, size - kept)[size - kept]
-    keep = scores > threshold
-    ties = np.flatnonzero(scores == threshold)
-    keep[ties[: kept - np.count_nonzero(keep)]] = True
+    threshold = _kth_highest(scores, kept)
+    keep = scores >= threshold
+    excess = np.count_nonzero(keep) - kept
+    if excess:
+        keep[np.flatnonzero(scores == threshold)[-excess:]] = False
     return keep
+
+
+def _kth_highest(scores: np.ndarray, k: int) -> float:
+    """The k-th highest score, 1 <= k <= size.
+
+    ``np.partition`` is fast on distinct values, but slow where most are equal, as in layers that are pruned already.
+    So a sorted sample brackets the score, ties at the bracket's ends are counted, and only what lies strictly between
+    them is partitioned. If the sample misleads, everything is.
+    """
+    size = len(scores)
+    if size > 4 * _SAMPLE:
+        sample = np.sort(scores[:: size // _SAMPLE | 1])  # odd: it meets every channel of the usual counts
+        share = 1 - k / size
+        position, margin = share * len(sample), 4 * np.sqrt(share * (1 - share) * len(sample)) + 2  # 4 sigma
+        low = sample[max(0, int(position - margin))]
+        high = sample[min(len(sample) - 1, int(position + margin))]
+        above_high, from_high = np.count_nonzero(scores > high), np.count_nonzero(scores >= high)
+        above_low, from_low = np.count_nonzero(scores > low), np.count_nonzero(scores >= low)
+        if above_high < k <= from_high:
+            return high
+        if above_low < k <= from_low:
+            return low
+        if from_high < k <= above_low:
+            scores, k = scores[(scores > low) & (scores < high)], k - int(from_high)
+    return np.partition(scores, len(scores) - k)[len(scores) - k]
 
 
 def get(identifier: Any) -> Allocation:

@@ -71,6 +71,29 @@ def test_select_highest_equals_a_stable_sort(scores, data):
     assert select_highest(scores, kept).tolist() == expected.tolist()
 
 
+def large(kind):
+    rng = np.random.default_rng(0)
+    scores = np.abs(rng.normal(size=300_000)).astype(np.float32)
+    if kind == "mostly zero":
+        scores[scores < 1.3] = 0
+    if kind == "few values":
+        scores = np.round(scores * 2)
+    if kind == "sorted":
+        scores = np.sort(scores)
+    if kind == "misleading sample":
+        scores[:: 300_000 // (1 << 16) | 1] += 10
+    return scores
+
+
+@pytest.mark.parametrize("kind", ["normal", "mostly zero", "few values", "sorted", "misleading sample"])
+@pytest.mark.parametrize("kept", [1, 2, 3000, 60_000, 150_000, 299_998, 299_999])
+def test_select_highest_of_large_layers(kind, kept):
+    scores = large(kind)
+    expected = np.zeros(len(scores), bool)
+    expected[np.argsort(-scores, kind="stable")[:kept]] = True
+    assert np.array_equal(select_highest(scores, kept), expected)
+
+
 @pytest.mark.parametrize("position", [0, 1, 2])
 def test_nan_scores_are_refused(position):
     scores = np.ones(3, np.float32)
