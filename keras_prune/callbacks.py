@@ -89,7 +89,10 @@ class PruneCallback(keras.callbacks.Callback):
         self._owner: weakref.ref | None = None  # the model whose steps are counted here
         self._fit: Any = None  # this fit's History, which tells one fit from another
         self._epoch_start = 0  # value of `step` when the epoch began
-        self._training = False
+        self._batch_begin = 0  # index in the epoch of the first batch of this execution
+        self._build_error: Exception | None = None
+        self._unhook: Callable[[], None] | None = None  # gives the model its own train_step back
+        self._checked = False  # whether this fit's first step left the variables as they were
 
     # What Keras calls.
 
@@ -102,11 +105,14 @@ class PruneCallback(keras.callbacks.Callback):
         """Gives the model its masks, and has its training step compiled anew if it was compiled without them."""
         model = self.model
         self._check_single_use(model)
-        self._training = True
         self._variables = {}
-        new = bool(model.trainable_variables) and self._attach(model)
-        if new or not model.built:
-            self._remake_train_function(model)
+        self._checked = False
+        has_variables = model.built or bool(model.trainable_variables)
+        if (has_variables and self._attach(model)) or not model.built:
+            reset_train_function(model)
+            if not model.built:
+                self._hook(model)
+            model.make_train_function()
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Chooses the steps that the schedule leaves open, in the first epoch, and makes the first masks."""
@@ -115,12 +121,18 @@ class PruneCallback(keras.callbacks.Callback):
             self._active = self._resolve(epoch)
         self._update()
 
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
+        """Remembers where an execution of several steps begins."""
+        self._batch_begin = batch
+
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         """Counts steps and changes masks where the schedule says so."""
-        steps = self.params.get("steps")
-        # The last execution of an epoch can be shorter than steps_per_execution, which Keras does not tell.
-        done = batch + 1 if steps is None else min(batch + 1, steps)
-        self.step = self._epoch_start + done
+        if not self._checked:
+            self._check_variables(self.model)
+        # Older Keras 3 gives the first batch of an execution here, newer the last one, so it is counted from the begin.
+        # The last execution of an epoch can be shorter than the others.
+        done = self._batch_begin + self.model.steps_per_execution
+        self.step = self._epoch_start + min(done, self.params.get("steps") or done)
         self._update()
         if logs is not None:
             logs["sparsity"] = self.sparsity
@@ -132,7 +144,7 @@ class PruneCallback(keras.callbacks.Callback):
 
     def on_train_end(self, logs: dict | None = None) -> None:
         """Applies the masks once more: averaging of weights and restoring of earlier ones undo them after training."""
-        self._training = False
+        self._restore_train_step()
         apply_masks(self._variables)
         for variable in self._variables.values():
             variable.constraint.claim = None
@@ -198,50 +210,53 @@ class PruneCallback(keras.callbacks.Callback):
         self._updated_at = due
         self.sparsity = mask_sparsity(self._variables)
 
-    def _remake_train_function(self, model: Any) -> None:
-        """Has Keras compile `_pruned_step` in place of the model's train_step, which is left as it was."""
-        original, own = model.train_step, model.__dict__.get("train_step")
-        reset_train_function(model)
-        model.train_step = self._pruned_step(model, original)
-        try:
-            model.make_train_function()
-        finally:
+    def _hook(self, model: Any) -> None:
+        """Puts a step before the model's train_step, for this fit's first trace, in which the model is built.
+
+        Masks must be there before the optimizer's step is traced, and a model that was never called has no variables
+        until its first batch comes.
+        """
+        own, train_step, fit = model.__dict__.get("train_step"), model.train_step, self._fit
+
+        def train_step_of_built_model(*args: Any, **kwargs: Any) -> Any:
+            if not model.built and self._fit is fit:
+                with tf.init_scope():  # variables and masks get their values now, not when the trace is over
+                    self._build(model, args[0])
+            return train_step(*args, **kwargs)
+
+        def unhook() -> None:
             del model.train_step
             if own is not None:
                 model.train_step = own
 
-    def _pruned_step(self, model: Any, train_step: Callable) -> Callable:
-        """The training step, before which a model without variables (subclassed, not yet called) is built.
+        model.train_step, self._unhook = train_step_of_built_model, unhook
 
-        This runs while TensorFlow traces the first batch: masks must be there before the optimizer's step is traced.
-        """
+    def _restore_train_step(self) -> None:
+        if self._unhook is not None:
+            self._unhook()
+            self._unhook = None
 
-        def pruned_step(*args: Any, **kwargs: Any) -> Any:
-            error = None
-            if self._training and not self._variables:
-                with tf.init_scope():  # variables and masks get their values now, not when the trace is over
-                    error = self._build(model, args[0])
-            logs = train_step(*args, **kwargs)
-            if self._training and prunable(model, self.layers).keys() != self._variables.keys():
-                raise ValueError(
-                    "PruneCallback: expected all variables before the first training step, but the model made some "
-                    "during it; call the model on a batch of data before fit"
-                    + (f" (building it automatically failed: {error})" if error else "")
-                )
-            return logs
+    def _check_variables(self, model: Any) -> None:
+        """After the first step of a fit: every variable to prune had its mask in that step."""
+        self._restore_train_step()
+        if prunable(model, self.layers).keys() != self._variables.keys():
+            error = f" (building it failed: {self._build_error})" if self._build_error else ""
+            raise ValueError(
+                "PruneCallback: expected all variables before the first training step, but the model made some during "
+                f"it; call the model on a batch of data before fit{error}"
+            )
+        self._checked = True
 
-        return pruned_step
-
-    def _build(self, model: Any, data: Any) -> Exception | None:
-        """Builds the model from the shapes of a batch, and makes its masks; returns what went wrong."""
+    def _build(self, model: Any, data: Any) -> None:
+        """Builds the model from the shapes of a batch, and makes its masks."""
         x = keras.utils.unpack_x_y_sample_weight(data)[0]
         try:
             model(keras.tree.map_structure(_symbolic, x), training=False)
-        except Exception as error:  # reported if the model then makes variables in its training step
-            return error
+        except Exception as error:  # matters only if variables are missing, as `_check_variables` will see
+            self._build_error = error
+            return
         self._attach(model)
         self._update()
-        return None
 
 
 def _symbolic(value: Any) -> Any:

@@ -79,7 +79,12 @@ def test_mask_is_one_byte_a_weight_and_not_trainable():
 def test_inner_constraint_sees_the_kept_weights_and_cannot_move_zeros():
     norm = masked_variable([[3.0], [100.0], [4.0]], [[1], [0], [1]], keras.constraints.UnitNorm(axis=0))
     assert norm.constraint(norm).numpy().reshape(-1) == pytest.approx([0.6, 0.0, 0.8], abs=1e-6)
-    shifted = masked_variable([1.0, 2.0], [1, 0], lambda w: w + 1.0)
+
+    class Shift(keras.constraints.Constraint):
+        def __call__(self, w):
+            return w + 1.0
+
+    shifted = masked_variable([1.0, 2.0], [1, 0], Shift())
     assert shifted.constraint(shifted).numpy().tolist() == [2.0, 0.0]
 
 
