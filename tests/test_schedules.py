@@ -95,14 +95,14 @@ def test_polynomial_properties(sparsities, steps, step):
         (lambda: PolynomialDecay(initial_sparsity=-0.1), r"initial_sparsity: expected.*got -0\.1"),
         (lambda: PolynomialDecay(final_sparsity=1.0), r"up to but not including 1\.0, got 1\.0"),
         (lambda: ConstantSparsity(float("nan")), r"target_sparsity: expected.*got nan"),
-        (lambda: ConstantSparsity("much"), r"target_sparsity: expected.*got 'much'"),
+        (lambda: ConstantSparsity("much"), r"target_sparsity: expected.*got 'much'"),  # type: ignore[arg-type]
         (
             lambda: PolynomialDecay(begin_step=10, end_step=5),
             r"end_step >= begin_step, got begin_step=10 and end_step=5",
         ),
         (lambda: ConstantSparsity(0.5, 10, end_step=5), r"end_step >= begin_step"),
         (lambda: PolynomialDecay(begin_step=-1), r"begin_step: expected a whole number of training steps.*got -1"),
-        (lambda: PolynomialDecay(end_step=1.5), r"end_step: expected a whole number.*got 1\.5"),
+        (lambda: PolynomialDecay(end_step=1.5), r"end_step: expected a whole number.*got 1\.5"),  # type: ignore[arg-type]
         (lambda: ConstantSparsity(0.5, frequency=0), r"frequency: expected a whole number.*>= 1, got 0"),
         (lambda: PolynomialDecay(power=0), r"power: expected a number > 0, got 0"),
         (lambda: PolynomialDecay().resolve(None), r"expected data of known length.*steps_per_epoch.*end_step=1000"),
