@@ -30,12 +30,14 @@ _JSON = flags.DEFINE_string("json", None, "Also write the result to this file.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of initial weights and shuffling.")
 _VALIDATE = flags.DEFINE_boolean("validate", False, "Judge on 5 000 held-out training images, not the test set.")
 _DENSE_EPOCHS = flags.DEFINE_integer("dense_epochs", 20, "Epochs of dense training.", lower_bound=1)
-_PRUNE_EPOCHS = flags.DEFINE_integer("prune_epochs", 40, "Epochs of pruning and fine-tuning.", lower_bound=1)
+_PRUNE_EPOCHS = flags.DEFINE_integer("prune_epochs", 60, "Epochs of pruning and fine-tuning.", lower_bound=1)
 _BATCH = flags.DEFINE_integer("batch_size", 128, "Examples a step.", lower_bound=1)
 _RATE = flags.DEFINE_float("learning_rate", 0.1, "Initial learning rate of both phases; it falls to 0 along a cosine.")
-_L2 = flags.DEFINE_float("l2", 1e-4, "L2 penalty of the kernels, in both phases.")
-_DENSITY = flags.DEFINE_list("density", ["0.045", "0.09", "0.26"], "Share of weights kept in each of the three layers.")
-_BITS = flags.DEFINE_integer("bits", 4, "Bits of a code: each layer has 2**bits - 1 shared weights.")
+_L2 = flags.DEFINE_float("l2", 1e-4, "L2 penalty of the kernels in dense training.")
+_PRUNE_L2 = flags.DEFINE_float("prune_l2", 2e-4, "L2 penalty of the kernels while pruning and fine-tuning.")
+_RAMP = flags.DEFINE_float("ramp", 0.6, "Share of the pruning steps in which sparsity rises.", 0, 1)
+_DENSITY = flags.DEFINE_list("density", ["0.046", "0.095", "0.28"], "Share of weights kept in each layer.")
+_BITS = flags.DEFINE_integer("bits", 5, "Bits of a code: each layer has 2**bits - 1 shared weights.")
 
 Arrays = tuple[np.ndarray, np.ndarray]
 
@@ -59,31 +61,40 @@ def _flatten(pair: Arrays) -> Arrays:
 
 def lenet_300_100() -> keras.Model:
     """Three dense layers, 266 200 weights."""
-
-    def dense(units: int, activation: str | None = None) -> keras.layers.Layer:
-        return keras.layers.Dense(units, activation, kernel_regularizer=keras.regularizers.L2(_L2.value))
-
-    return keras.Sequential([keras.Input((784,)), dense(300, "relu"), dense(100, "relu"), dense(10)])
+    layers = [keras.layers.Dense(300, "relu"), keras.layers.Dense(100, "relu"), keras.layers.Dense(10)]
+    return keras.Sequential([keras.Input((784,)), *layers])
 
 
-def fit(model: keras.Model, train: Arrays, *, epochs: int, callbacks: list[keras.callbacks.Callback]) -> None:
+def fit(model: keras.Model, train: Arrays, *, l2: float, callback: keras.callbacks.Callback | None = None) -> None:
     """One phase of training with a learning rate that falls to zero."""
-    steps = epochs * -(-len(train[0]) // _BATCH.value)
-    rate = keras.optimizers.schedules.CosineDecay(_RATE.value, steps)
+    for layer in model.layers:
+        layer.kernel.regularizer = keras.regularizers.L2(l2)
+    epochs = _DENSE_EPOCHS.value if callback is None else _PRUNE_EPOCHS.value
+    rate = keras.optimizers.schedules.CosineDecay(_RATE.value, epochs * steps_per_epoch(train))
     model.compile(
         keras.optimizers.SGD(rate, momentum=0.9, nesterov=True),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
         jit_compile=True,
     )
+    callbacks = [] if callback is None else [callback]
     model.fit(*train, epochs=epochs, batch_size=_BATCH.value, verbose=2, callbacks=callbacks)
 
 
-def pruning(model: keras.Model) -> keras_prune.PruneCallback:
-    """Magnitude pruning along a cubic ramp over the first half of the steps, a density for each layer."""
-    densities = [float(value) for value in _DENSITY.value]
-    allocation = {layer.name: 1 - density for layer, density in zip(model.layers, densities, strict=True)}
-    return keras_prune.PruneCallback(allocation=keras_prune.PerLayer(allocation))
+def steps_per_epoch(train: Arrays) -> int:
+    """Batches of an epoch, the last one smaller."""
+    return -(-len(train[0]) // _BATCH.value)
+
+
+def pruning(model: keras.Model, train: Arrays) -> keras_prune.PruneCallback:
+    """Magnitude pruning along a cubic ramp (Zhu and Gupta 2017), with a density for each layer."""
+    sparsities = [1 - float(density) for density in _DENSITY.value]
+    names = [layer.name for layer in model.layers]
+    end_step = round(_RAMP.value * _PRUNE_EPOCHS.value * steps_per_epoch(train))
+    return keras_prune.PruneCallback(
+        keras_prune.PolynomialDecay(end_step=end_step),
+        allocation=keras_prune.PerLayer(dict(zip(names, sparsities, strict=True))),
+    )
 
 
 def error_percent(predictions: np.ndarray, labels: np.ndarray) -> float:
@@ -100,10 +111,10 @@ def main(argv: list[str]) -> None:
     train, test = load_data()
     model = lenet_300_100()
     logging.info("Dense training")
-    fit(model, train, epochs=_DENSE_EPOCHS.value, callbacks=[])
+    fit(model, train, l2=_L2.value)
     dense_error = error_percent(model.predict(test[0], batch_size=1000, verbose=0), test[1])
     logging.info("Pruning and fine-tuning")
-    fit(model, train, epochs=_PRUNE_EPOCHS.value, callbacks=[pruning(model)])
+    fit(model, train, l2=_PRUNE_L2.value, callback=pruning(model, train))
     keras_prune.strip(model)
     keras_prune.sparsity_table(model)
     result = {"seed": _SEED.value, "dense_error": dense_error, **export(model, test, out)}
