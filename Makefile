@@ -71,4 +71,4 @@ results: setup  ## README's table: LeNet-300-100 on MNIST over three seeds (DATA
 	@$(QUIET_TF) $(BIN)/python benchmarks/mnist_results.py --out $(OUT)/results $(if $(DATA),--data $(DATA))
 
 clean:  ## Remove what was built, but not .venv.
-	rm -rf build dist out ./*.egg-info keras_prune/_native
+	rm -rf build dist out ./*.egg-info keras_prune/_native $(VENV)/.native

@@ -7,6 +7,7 @@ The name of a kernel's file says what it is compiled for: ``<dtype>_<op>_<layout
 from __future__ import annotations
 
 import concurrent.futures
+import hashlib
 import os
 import pathlib
 import platform
@@ -29,8 +30,9 @@ X86_FLAGS = {
     "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"],
 }
 ISA_FLAGS = {"x86_64": X86_FLAGS, "amd64": X86_FLAGS}.get(platform.machine().lower(), {})
-# Nothing but libc, so that the libraries load in any process on any Linux; libgcc is its static part, and pthread and
-# dl are parts of libc that older glibc keeps in files of their own. TensorFlow's C API is looked up when the op loads.
+# Nothing but libc, so that the libraries load in any process on a Linux whose glibc is not older than the one they were
+# built with. libgcc is its static part; pthread and dl are parts of libc that older glibc keeps in files of their own.
+# TensorFlow's C API is looked up when the op loads.
 LINK_FLAGS = "-nodefaultlibs -Wl,--no-undefined -Wl,-z,now -Wl,--as-needed -lpthread -ldl -lc -lgcc".split()
 
 
@@ -73,19 +75,22 @@ class BuildNative(build_ext):
         temp = pathlib.Path(self.build_temp) / ext.name.rsplit(".", maxsplit=1)[-1]
         temp.mkdir(parents=True, exist_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        with concurrent.futures.ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
             objects = list(pool.map(lambda source: self.compile_one(source, temp), ext.sources))
         unfinished = target.with_suffix(".so.tmp")
-        self.call([*compiler(), "-shared", *objects, "-o", str(unfinished), *LINK_FLAGS])
+        self.call([*compiler(), "-shared", *objects, "-o", str(unfinished), *LINK_FLAGS, *environment("LDFLAGS")])
         unfinished.replace(target)
 
     def compile_one(self, source: str, temp: pathlib.Path) -> str:
-        """Compiles one file when it, a header or this script is newer than its object."""
-        target = temp / (source.replace("/", "_") + ".o")
-        inputs = [source, "setup.py", *headers()]
-        if not target.exists() or target.stat().st_mtime < max(pathlib.Path(p).stat().st_mtime for p in inputs):
-            isa = pathlib.Path(source).stem.rsplit("__")[-1]
-            self.call([*compiler(), *COMMON_FLAGS, *ISA_FLAGS.get(isa, []), "-c", source, "-o", str(target)])
+        """Compiles one file when it, a header or the command is not what its object was made from."""
+        isa = pathlib.Path(source).stem.rsplit("__")[-1]
+        flags = [*COMMON_FLAGS, *ISA_FLAGS.get(isa, []), *environment("CPPFLAGS"), *environment("CXXFLAGS")]
+        command = [*compiler(), *flags, "-c", source]
+        digest = hashlib.sha256(shlex.join(command).encode()).hexdigest()[:12]
+        target = temp / f"{source.replace('/', '_')}.{digest}.o"
+        inputs = [source, *headers()]
+        if not target.exists() or target.stat().st_mtime < max((ROOT / path).stat().st_mtime for path in inputs):
+            self.call([*command, "-o", str(target)])
         return str(target)
 
     def call(self, command: list[str]) -> None:
@@ -109,7 +114,12 @@ class PlatformWheel(bdist_wheel):
 
 def compiler() -> list[str]:
     """The C++ compiler's command."""
-    return shlex.split(os.environ.get("CXX", "c++"))
+    return environment("CXX") or ["c++"]
+
+
+def environment(name: str) -> list[str]:
+    """Words of an environment variable, as every build tool takes them."""
+    return shlex.split(os.environ.get(name, ""))
 
 
 setup(
