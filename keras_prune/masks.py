@@ -105,8 +105,17 @@ def named(model: Any, variables: Sequence[Any]) -> dict[str, Any]:
     return result
 
 
+def is_kernel(variable: Any) -> bool:
+    """Whether a variable is a weight to prune by its shape: two dimensions or more, and no bias or scale.
+
+    Some layers have biases (GRU, MultiHeadAttention) or scales (LayerNormalization over several axes) of two
+    dimensions: they are left alone, as are those of one.
+    """
+    return len(variable.shape) >= 2 and variable.name not in ("bias", "gamma", "beta")
+
+
 def prunable(model: Any, layers: Layers = None) -> dict[str, Any]:
-    """The variables that are pruned: trainable, of two dimensions or more, of the chosen layers.
+    """The variables that are pruned: trainable kernels (`is_kernel`) of the chosen layers.
 
     Args:
         model: a Keras 3 model that has been built.
@@ -119,7 +128,7 @@ def prunable(model: Any, layers: Layers = None) -> dict[str, Any]:
     Raises:
         ValueError: nothing is left, or a name is not in the model.
     """
-    found = {path: v for path, v in named(model, model.trainable_variables).items() if len(v.shape) >= 2}
+    found = {path: v for path, v in named(model, model.trainable_variables).items() if is_kernel(v)}
     if callable(layers):
         chosen = {path: variable for path, variable in found.items() if layers(variable)}
     elif layers is None:
