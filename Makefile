@@ -50,7 +50,7 @@ test-cpp: setup
 	$(BIN)/cmake --build $(CPP_BUILD)
 	$(BIN)/ctest --test-dir $(CPP_BUILD) --output-on-failure
 
-test-slow: setup  ## What takes long: MNIST over three seeds, the oldest supported versions, long property tests.
+test-slow: setup  ## What takes long: MNIST over three seeds, the lowest supported versions.
 	$(QUIET_TF) $(BIN)/python -m pytest -m slow
 
 lint: setup  ## ruff (style, imports, docstrings), its formatter, and mypy.
