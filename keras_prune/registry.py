@@ -23,8 +23,8 @@ class Value:
 
 
 def snake_case(name: str) -> str:
-    """``"PolynomialDecay"`` -> ``"polynomial_decay"``."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    """``"PolynomialDecay"`` -> ``"polynomial_decay"``, ``"NByM"`` -> ``"n_by_m"``."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
 def lookup(identifier: Any, known: Sequence[type], what: str) -> Any:
