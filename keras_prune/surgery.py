@@ -18,6 +18,7 @@ from keras_prune.masks import (
     reset_train_function,
 )
 from keras_prune.schedules import check_sparsity
+from keras_prune.wrappers import unwrap, wrappers
 
 
 def prune(
@@ -69,16 +70,17 @@ def prune(
 def strip(model: Any) -> Any:
     """Removes the masks of a model, in place: its zeros stay as plain weights, its own constraints come back.
 
-    Further training without masks fills the zeros again.
+    Further training without masks fills the zeros again. Layers in `Prune` wrappers cannot be exchanged in place: a
+    model with wrappers stays as it is, and a new one with the plain layers is returned.
 
     Args:
         model: a Keras 3 model, with or without masks.
 
     Returns:
-        The model.
+        The model; if it has `Prune` wrappers, a new plain model.
 
     Raises:
-        TypeError: not a Keras 3 model.
+        TypeError: not a Keras 3 model, or a subclassed one with `Prune` wrappers.
 
     Example:
         >>> import keras, keras_prune
@@ -87,6 +89,8 @@ def strip(model: Any) -> Any:
         True
     """
     check_model(model)
+    if wrappers(model):
+        return unwrap(model)
     masked = {path: v for path, v in named(model, model.variables).items() if mask_constraint(v) is not None}
     apply_masks(masked)
     for variable in masked.values():
