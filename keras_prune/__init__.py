@@ -7,6 +7,7 @@ neither TensorFlow nor Keras for ``keras_prune.load_interpreter``.
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import Any
 
 __version__ = "0.1.0"
@@ -18,6 +19,7 @@ _EXPORTS = {
     "Magnitude": "keras_prune.criteria",
     "PerLayer": "keras_prune.allocation",
     "PolynomialDecay": "keras_prune.schedules",
+    "Prune": "keras_prune.wrappers",
     "PruneCallback": "keras_prune.callbacks",
     "Uniform": "keras_prune.allocation",
     "Unstructured": "keras_prune.patterns",
@@ -30,6 +32,8 @@ _EXPORTS = {
     "quantize": "keras_prune_export",
     "sparsity_table": "keras_prune.analysis",
     "strip": "keras_prune.surgery",
+    "wrap": "keras_prune.wrappers",
+    "wrapper_callbacks": "keras_prune.wrapper_callbacks",
 }
 _MODULES = ("layers", "ops")
 
@@ -48,3 +52,9 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+# Keras finds a saved model's layers only if they are registered. Who has imported Keras means to use it; a device
+# without Keras loads nothing.
+if "keras" in sys.modules:
+    importlib.import_module("keras_prune.wrappers")
