@@ -1,0 +1,259 @@
+"""How much accuracy each layer's weights are worth: one layer is pruned at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_prune import criteria
+from keras_prune.allocation import PerLayer
+from keras_prune.analysis.judge import fingerprint, judge
+from keras_prune.masks import Layers, check_model, make_mask, prunable
+from keras_prune.schedules import check_sparsity
+
+SPARSITIES = (0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975)
+
+
+@dataclasses.dataclass(frozen=True)
+class SensitivityRow:
+    """One measurement.
+
+    Attributes:
+        layer: the weight's path, such as ``"dense/kernel"``.
+        sparsity: its fraction of zeros, the other layers as they were.
+        accuracy: what was measured.
+    """
+
+    layer: str
+    sparsity: float
+    accuracy: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Sensitivity:
+    """Accuracy against sparsity for each layer; ``str`` is a table.
+
+    Attributes:
+        baseline: accuracy of the model as it is.
+        rows: a measurement for each layer and sparsity.
+        metric: the name of what was measured.
+    """
+
+    baseline: float
+    rows: tuple[SensitivityRow, ...]
+    metric: str = "accuracy"
+
+    @property
+    def layers(self) -> list[str]:
+        """The paths of the layers, in the model's order."""
+        return list(dict.fromkeys(row.layer for row in self.rows))
+
+    def curve(self, layer: str) -> tuple[list[float], list[float]]:
+        """Sparsities and accuracies of one layer, from dense on."""
+        points = {0.0: self.baseline} | {row.sparsity: row.accuracy for row in self.rows if row.layer == layer}
+        return sorted(points), [points[sparsity] for sparsity in sorted(points)]
+
+    def allocation(self, drop: float = 0.01) -> PerLayer:
+        """The largest sparsity of each layer that costs no more than ``drop`` by itself.
+
+        Between two measurements the curve is taken as straight; after the first that is too low it counts no more.
+
+        Args:
+            drop: accuracy that may be lost by each layer, >= 0; 0.01 is one point of percent.
+
+        Returns:
+            Each path -> sparsity; layers that were not scanned are pruned like the whole.
+
+        Raises:
+            ValueError: ``drop`` is negative.
+
+        Example:
+            >>> rows = (SensitivityRow("a", 0.5, 0.98), SensitivityRow("a", 0.9, 0.94))
+            >>> Sensitivity(0.98, rows).allocation(drop=0.02)
+            PerLayer(sparsities={'a': 0.7})
+        """
+        if not drop >= 0:
+            raise ValueError(f"drop: expected the accuracy that each layer may lose, >= 0, got {drop!r}")
+        least = self.baseline - drop
+        # The longest path first: a path also matches as a part of a longer one, and the first key that matches counts.
+        layers = sorted(self.layers, key=len, reverse=True)
+        return PerLayer({layer: round(_last_above(*self.curve(layer), least), 6) for layer in layers})
+
+    def figure(self) -> Any:
+        """The curves, as a matplotlib figure: ``result.figure().savefig("sensitivity.png")``.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
+        try:
+            from matplotlib.figure import Figure  # noqa: PLC0415
+        except ImportError as error:
+            raise ImportError("figure: expected matplotlib; pip install 'keras-prune[plot]'") from error
+        figure = Figure(figsize=(7, 4.5), layout="constrained")
+        axes = figure.add_subplot()
+        for number, layer in enumerate(self.layers):
+            sparsities, accuracies = self.curve(layer)
+            marker = "os^Dv<>pX*"[number % 10]  # so that the curves are told apart without colours, too
+            axes.plot([100 * value for value in sparsities], accuracies, f"{marker}-", markersize=4, label=layer)
+        axes.axhline(self.baseline, color="0.5", linestyle="--", linewidth=1, label="nothing pruned")
+        axes.set(xlabel="sparsity of the layer (% zeros)", ylabel=f"{self.metric}, without retraining")
+        axes.set_title("Sensitivity of each layer to pruning, one at a time")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+        return figure
+
+    def __str__(self) -> str:
+        """A row for each layer, a column for each sparsity."""
+        columns = sorted({row.sparsity for row in self.rows})
+        found = {(row.layer, row.sparsity): f"{row.accuracy:.4f}" for row in self.rows}
+        lines = [["layer", *(f"{column:.4g}" for column in columns)]]
+        lines += [[layer, *(found.get((layer, column), "") for column in columns)] for layer in self.layers]
+        widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+        text = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines]
+        return "\n".join([f"{self.metric} {self.baseline:.4f} with nothing pruned; with one layer pruned to:", *text])
+
+
+def _last_above(xs: list[float], ys: list[float], least: float) -> float:
+    """Where a curve that begins at or above `least` first falls below it."""
+    for index in range(1, len(xs)):
+        if ys[index] < least:
+            share = (ys[index - 1] - least) / (ys[index - 1] - ys[index])
+            return xs[index - 1] + share * (xs[index] - xs[index - 1])
+    return xs[-1]
+
+
+def sensitivity(
+    model: Any,
+    data: Any,
+    *,
+    sparsities: Sequence[float] = SPARSITIES,
+    criterion: Any = "magnitude",
+    layers: Layers = None,
+    metric: str = "accuracy",
+    resume: str | os.PathLike[str] | None = None,
+) -> Sensitivity:
+    """Prunes one layer at a time to each sparsity, without retraining, and measures the accuracy.
+
+    The model is compiled once for all measurements and has its own weights again in the end, also after an error.
+
+    Args:
+        model: a Keras 3 model that has been built; compiled with ``metric`` unless ``data`` is a function.
+        data: ``(x, y)`` of arrays, a dataset, or a function model -> number, higher is better.
+        sparsities: in [0, 1).
+        criterion: what makes a weight matter: a name, a criterion, or a function weights -> scores.
+        layers: which to scan: names, regular expressions, or a function of the variable; None: all.
+        metric: a metric of the model whose higher value is better.
+        resume: a file that gets each measurement as it is made; a scan that was broken off goes on from it.
+
+    Returns:
+        The measurements, as a table, a figure, or an allocation.
+
+    Raises:
+        TypeError: the model or data are not of the expected kind.
+        ValueError: a wrong sparsity or name, or ``resume`` holds a scan of another model, data or settings.
+
+    Example:
+        >>> scan = keras_prune.sensitivity(model, (x, y), resume="scan.json")  # doctest: +SKIP
+        >>> callback = keras_prune.PruneCallback(allocation=scan.allocation(drop=0.01))  # doctest: +SKIP
+
+    Han, Pool, Tran and Dally 2015, figure 6 (https://arxiv.org/abs/1506.02626).
+    """
+    check_model(model)
+    if not len(sparsities):
+        raise ValueError("sparsities: expected at least one, got none")
+    for sparsity in sparsities:
+        check_sparsity("sparsities", sparsity)
+    score, criterion, variables = judge(data, metric), criteria.get(criterion), prunable(model, layers)
+    settings = {
+        **_fingerprints(model, data),
+        "layers": {path: list(variable.shape) for path, variable in variables.items()},
+        "sparsities": sorted(map(float, sparsities)),
+        "criterion": _name(criterion),
+        "metric": metric,
+    }
+    points = _load(resume, settings)
+    wanted = [(_BASELINE, 0.0), *((path, float(s)) for path in variables for s in sorted(set(sparsities)))]
+    progress = keras.utils.Progbar(len(wanted), unit_name="point")
+    for path, sparsity in wanted:
+        if (path, sparsity) not in points:
+            with _pruned(variables.get(path), sparsity, criterion=criterion):
+                points[path, sparsity] = score(model)
+            _save(resume, settings, points)
+        progress.update(len(points))
+    rows = tuple(SensitivityRow(path, s, points[path, s]) for path, s in wanted if path != _BASELINE)
+    return Sensitivity(points[_BASELINE, 0.0], rows, metric)
+
+
+_BASELINE = ""  # stands where a path would, for the model as it is
+_Points = dict[tuple[str, float], float]
+
+
+@contextlib.contextmanager
+def _pruned(variable: Any, sparsity: float, *, criterion: Any) -> Iterator[None]:
+    """Prunes one variable for a while; nothing for None."""
+    if variable is None:
+        yield
+        return
+    before = np.array(variable.numpy())
+    try:
+        weights = before if before.dtype in (np.float32, np.float64) else before.astype(np.float32)
+        variable.assign(np.where(make_mask(np.asarray(criterion(weights)), sparsity), before, 0))
+        yield
+    finally:
+        variable.assign(before)
+
+
+def _name(criterion: Any) -> str:
+    """What tells one criterion from another."""
+    return repr(criterion) if hasattr(criterion, "get_config") else getattr(criterion, "__qualname__", "function")
+
+
+def _fingerprints(model: Any, data: Any) -> dict[str, str]:
+    """What tells one model from another, and the data of one scan from that of another."""
+    weights = [np.asarray(variable.numpy()) for variable in model.variables]
+    return {"weights": fingerprint(weights), "data": fingerprint(data) if isinstance(data, tuple | list) else ""}
+
+
+def _load(path: Any, settings: dict[str, Any]) -> _Points:
+    """The measurements of a scan that was broken off; raises ValueError where it was another one."""
+    if path is None or not pathlib.Path(path).exists():
+        return {}
+    try:
+        content = json.loads(pathlib.Path(path).read_text())
+        found, points = content["settings"], content["points"]
+        different = [key for key in settings if found[key] != settings[key]]
+        result = {(layer, float(sparsity)): float(value) for layer, sparsity, value in points}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"resume: expected a file that `sensitivity` wrote, got {path}, which is not one") from error
+    if different:
+        changes = "; ".join(f"{key}: {found[key]!r} there, {settings[key]!r} here" for key in different)
+        raise ValueError(
+            f"resume: expected the same scan as in {path}, got other settings ({changes}); delete the file to begin "
+            "anew, or give another one"
+        )
+    return result
+
+
+def _save(path: Any, settings: dict[str, Any], points: _Points) -> None:
+    """Replaces the file as a whole, so that a crash leaves the old or the new one."""
+    if path is None:
+        return
+    target = pathlib.Path(path)
+    rows = [[layer, sparsity, value] for (layer, sparsity), value in points.items()]
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+    try:
+        with os.fdopen(handle, "w") as file:
+            json.dump({"settings": settings, "points": rows}, file, indent=1)
+        os.replace(name, target)  # noqa: PTH105
+    except BaseException:
+        pathlib.Path(name).unlink(missing_ok=True)
+        raise
