@@ -69,7 +69,7 @@ def test_block_scores_with_smaller_blocks_at_the_edge(pattern, expected):
         (Channel(), [[0, 0], [0, 0]], 0.0, [[1, 1], [1, 1]]),
     ],
 )
-def test_golden_masks(pattern, scores, sparsity, expected):
+def test_golden_masks(pattern, scores, *, sparsity, expected):
     assert mask_of(pattern, scores, sparsity) == expected
 
 
@@ -109,7 +109,7 @@ def test_n_by_m_of_a_first_convolution_goes_on_to_the_next_position(channels):
         ((10, 2, 4), (1, 2), 8, 10),  # attention's query: (inputs, heads, size)
     ],
 )
-def test_output_axes(shape, output_axes, outputs, inputs):
+def test_output_axes(shape, output_axes, *, outputs, inputs):
     scores = np.random.default_rng(0).random(shape, np.float32)
     mask = make_mask(scores, 0.5, Balanced(output_axes=output_axes))
     axes = tuple(np.arange(len(shape))[np.atleast_1d(output_axes)])
@@ -201,7 +201,7 @@ def test_get():
     assert patterns.get("unstructured") == Unstructured() == patterns.get(Unstructured)
     assert patterns.get("n_by_m") == NByM(2, 4)
     assert patterns.get("balanced") == Balanced(None)
-    with pytest.raises(ValueError, match="expected one of 'unstructured', 'block', 'n_by_m', .* got '2:4'"):
+    with pytest.raises(ValueError, match=r"expected one of 'unstructured', 'block', 'n_by_m', .* got '2:4'"):
         patterns.get("2:4")
     with pytest.raises(TypeError, match="pattern: expected a keras_prune pattern"):
         patterns.get((4, 1))

@@ -1,4 +1,4 @@
-"""Criteria: weights -> scores; higher is kept."""
+"""Criteria: weights, and what gradients say of them, -> scores; higher is kept."""
 
 from __future__ import annotations
 
@@ -8,15 +8,38 @@ from typing import Any
 import numpy as np
 
 from keras_prune.criteria.base import Criterion
+from keras_prune.criteria.lamp import LAMP
 from keras_prune.criteria.magnitude import Magnitude
+from keras_prune.criteria.movement import Movement
+from keras_prune.criteria.obd import OBD
+from keras_prune.criteria.random import Random
+from keras_prune.criteria.snip import SNIP
+from keras_prune.criteria.standardized_magnitude import StandardizedMagnitude
+from keras_prune.criteria.taylor import Taylor
+from keras_prune.criteria.taylor_fo import TaylorFO
 from keras_prune.registry import lookup
 
-__all__ = ["Criterion", "Magnitude", "get"]
+KNOWN = (Magnitude, StandardizedMagnitude, Taylor, TaylorFO, OBD, LAMP, Movement, SNIP, Random)
+
+__all__ = [
+    "KNOWN",
+    "LAMP",
+    "OBD",
+    "SNIP",
+    "Criterion",
+    "Magnitude",
+    "Movement",
+    "Random",
+    "StandardizedMagnitude",
+    "Taylor",
+    "TaylorFO",
+    "get",
+]
 
 
-def get(identifier: Any) -> Callable[[np.ndarray], np.ndarray]:
+def get(identifier: Any) -> Callable[..., np.ndarray]:
     """A criterion from its name, class, configuration, a function weights -> scores, or itself."""
-    criterion = lookup(identifier, (Magnitude,), "criterion")
+    criterion = lookup(identifier, KNOWN, "criterion")
     if not callable(criterion):
         raise TypeError(
             f"criterion: expected a criterion, its name, or a function weights -> scores, got {criterion!r}"

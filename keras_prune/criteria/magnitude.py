@@ -24,6 +24,7 @@ class Magnitude(Criterion):
         [2.0, 1.0]
     """
 
-    def __call__(self, weights: np.ndarray) -> np.ndarray:
+    def __call__(self, weights: np.ndarray, statistic: np.ndarray | None = None) -> np.ndarray:
         """Absolute values, same shape and dtype."""
+        del statistic
         return np.abs(weights)
