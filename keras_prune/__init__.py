@@ -29,6 +29,7 @@ _EXPORTS = {
     "PolynomialDecay": "keras_prune.schedules",
     "Prune": "keras_prune.wrappers",
     "PruneCallback": "keras_prune.callbacks",
+    "Pruner": "keras_prune.pruner",
     "Random": "keras_prune.criteria",
     "SNIP": "keras_prune.criteria",
     "StandardizedMagnitude": "keras_prune.criteria",

@@ -1,4 +1,4 @@
-"""Pruning while training: when to compute scores, when to change masks."""
+"""Pruning while ``fit`` trains."""
 
 from __future__ import annotations
 
@@ -7,30 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
-from absl import logging
 
-from keras_prune import allocation as allocations
-from keras_prune import criteria, patterns
-from keras_prune import schedules as schedules_lib
-from keras_prune.masks import (
-    Layers,
-    Recipe,
-    apply_masks,
-    attach,
-    check_model,
-    mask_sparsity,
-    prunable,
-    reset_train_function,
-)
-from keras_prune.schedules import ConstantSparsity, PolynomialDecay
-
-for _value in (
-    *(PolynomialDecay, ConstantSparsity, criteria.Magnitude, patterns.Unstructured),
-    *(allocations.Uniform, allocations.Global, allocations.PerLayer),
-):
-    keras.saving.register_keras_serializable("keras_prune")(_value)
+from keras_prune.engine import Engine, recipe_of
+from keras_prune.gradients import optimizers_of
+from keras_prune.masks import Layers, Recipe, apply_masks, check_model, prunable, reset_train_function
+from keras_prune.schedules import Schedule
 
 
 class PruneCallback(keras.callbacks.Callback):
@@ -45,10 +27,17 @@ class PruneCallback(keras.callbacks.Callback):
     they are: with the magnitude criterion a pruned weight comes back only where the target falls. The fraction of
     zeros is added to the logs of batches and epochs, and to ``History``, as ``sparsity``.
 
+    A criterion that gathers gradients makes its first masks when the first batch has been seen. When masks change, the
+    optimizer forgets what it remembers (momentum, averages) of weights that are pruned or come back.
+
     Further calls of ``fit`` with the same callback continue its schedule: steps are counted on, and a ramp that was
     chosen in the first ``fit`` stays. A new callback on a model with zeros begins at the sparsity that it finds, if no
     schedule is given. The masks stay on the model, so that its zeros survive training without a callback, until
     `keras_prune.strip` removes them.
+
+    During ``fit`` the state (step, masks, what was gathered) is saved with the model's weights, so that Keras'
+    ``BackupAndRestore`` brings it back in a new process. In a ``fit(initial_epoch=...)`` without such a state the step
+    is that of the optimizer, and the masks are where the zeros are.
 
     Args:
         schedule: step -> target sparsity: a schedule or its name. Steps left open are chosen from this ``fit``.
@@ -57,6 +46,8 @@ class PruneCallback(keras.callbacks.Callback):
         allocation: how the target is shared between layers; a dict of sparsities stands for `PerLayer`.
         layers: which to prune: names of layers or weights, regular expressions, or a function of the variable that
             returns a bool; None: all.
+        mask_gradients: sets gradients of pruned weights to zero before the optimizer clips them and puts them into its
+            momentum. Without it they count there, though they move nothing.
 
     Raises:
         TypeError: an argument, or the model, is not of the expected kind.
@@ -76,23 +67,39 @@ class PruneCallback(keras.callbacks.Callback):
         pattern: Any = "unstructured",
         allocation: Any = "uniform",
         layers: Layers = None,
+        mask_gradients: bool = False,
     ) -> None:
         super().__init__()
-        self.schedule = None if schedule is None else schedules_lib.get(schedule)
-        self.recipe = Recipe(criteria.get(criterion), patterns.get(pattern), allocations.get(allocation))
-        self.layers = layers
-        self.step = 0  # batches trained so far, over all fits
-        self.sparsity = 0.0  # fraction of zeros that the masks make
-        self._active: schedules_lib.Schedule | None = None  # the schedule with every step chosen
-        self._variables: dict[str, Any] = {}  # what is pruned; empty until the model has variables
-        self._updated_at: int | None = None  # the schedule's step that the masks belong to
+        recipe = recipe_of(criterion, pattern, allocation)
+        self.engine = Engine(schedule, recipe, layers=layers, mask_gradients=mask_gradients)
         self._owner: weakref.ref | None = None  # the model whose steps are counted here
         self._fit: Any = None  # this fit's History, which tells one fit from another
+        self._begun = False  # whether this fit's first epoch has begun
         self._epoch_start = 0  # value of `step` when the epoch began
         self._batch_begin = 0  # index in the epoch of the first batch of this execution
         self._build_error: Exception | None = None
         self._unhook: Callable[[], None] | None = None  # gives the model its own train_step back
         self._checked = False  # whether this fit's first step left the variables as they were
+
+    @property
+    def schedule(self) -> Schedule | None:
+        """The schedule as it was given."""
+        return self.engine.schedule
+
+    @property
+    def recipe(self) -> Recipe:
+        """How masks are made."""
+        return self.engine.recipe
+
+    @property
+    def step(self) -> int:
+        """Batches trained so far, over all fits."""
+        return self.engine.step
+
+    @property
+    def sparsity(self) -> float:
+        """The fraction of zeros that the masks make."""
+        return self.engine.sparsity
 
     # What Keras calls.
 
@@ -100,26 +107,33 @@ class PruneCallback(keras.callbacks.Callback):
         """Takes the model; raises TypeError for one that is not of Keras 3."""
         check_model(model)
         super().set_model(model)
+        # Before any callback's on_train_begin, so that BackupAndRestore finds it in either order of callbacks.
+        self.engine.adopt(model)
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Gives the model its masks, and has its training step compiled anew if it was compiled without them."""
         model = self.model
         self._check_single_use(model)
-        self._variables = {}
-        self._checked = False
+        self.engine.variables = {}
+        self._begun = self._checked = False
         has_variables = model.built or bool(model.trainable_variables)
-        if (has_variables and self._attach(model)) or not model.built:
+        new = self.engine.connect(optimizers_of(model))
+        if has_variables and self._attach(model):
+            new = True
+        if new or not model.built:
             reset_train_function(model)
             if not model.built:
                 self._hook(model)
             model.make_train_function()
+        self._come_last(model)
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Chooses the steps that the schedule leaves open, in the first epoch, and makes the first masks."""
+        if not self._begun:
+            self._begun = True
+            self._begin(epoch)
         self._epoch_start = self.step
-        if self._active is None:
-            self._active = self._resolve(epoch)
-        self._update()
+        self.engine.update()
 
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         """Remembers where an execution of several steps begins."""
@@ -128,12 +142,11 @@ class PruneCallback(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         """Counts steps and changes masks where the schedule says so."""
         if not self._checked:
-            self._check_variables(self.model)
+            self._check_first_step(self.model)
         # Older Keras 3 gives the first batch of an execution here, newer the last one, so it is counted from the begin.
         # The last execution of an epoch can be shorter than the others.
         done = self._batch_begin + self.model.steps_per_execution
-        self.step = self._epoch_start + min(done, self.params.get("steps") or done)
-        self._update()
+        self.engine.advance(self._epoch_start + min(done, self.params.get("steps") or done))
         if logs is not None:
             logs["sparsity"] = self.sparsity
 
@@ -145,19 +158,41 @@ class PruneCallback(keras.callbacks.Callback):
     def on_train_end(self, logs: dict | None = None) -> None:
         """Applies the masks once more: averaging of weights and restoring of earlier ones undo them after training."""
         self._restore_train_step()
-        apply_masks(self._variables)
-        for variable in self._variables.values():
+        if self.engine.gradients.needed:
+            reset_train_function(self.model)  # without what stood before the optimizer
+        self.engine.finish("PruneCallback")
+        self.engine.release()
+        for variable in self.engine.variables.values():
             variable.constraint.claim = None
         self._fit = None
-        active = self._active
-        if active is not None and (active.end_step or 0) > self.step:
-            logging.warning(
-                "PruneCallback: training ended after step %d, before the schedule's end_step=%d; sparsity is %.4f of "
-                "the final %.4f. Train longer (another fit with this callback continues), or give a smaller end_step.",
-                *(self.step, active.end_step, self.sparsity, active.final_sparsity),
-            )
 
     # How it is done.
+
+    def _begin(self, epoch: int) -> None:
+        """Chooses open steps for this fit; or goes on from an earlier run, if there was one before this epoch."""
+        steps = self.params.get("steps")
+        epochs = self.params["epochs"]
+        trained = _iterations(self.model) if epoch and self.engine.variables else 0
+        if self.engine.go_on(trained, None if steps is None else steps * epochs):
+            return
+        self.engine.begin(None if steps is None else steps * (epochs - epoch))
+
+    def _come_last(self, model: Any) -> None:
+        """Applies the masks after every other callback's on_train_end too: one may restore weights of before.
+
+        Keras' own History is the last callback that a fit calls, unless the user lists one.
+        """
+        history = getattr(model, "history", None)
+        if history is None:
+            return
+        on_train_end = history.on_train_end
+
+        def on_train_end_then_mask(logs: dict | None = None) -> None:
+            vars(history).pop("on_train_end", None)
+            on_train_end(logs)
+            apply_masks(self.engine.variables)
+
+        history.on_train_end = on_train_end_then_mask
 
     def _check_single_use(self, model: Any) -> None:
         """One callback counts the steps of one model, once."""
@@ -173,10 +208,9 @@ class PruneCallback(keras.callbacks.Callback):
         self._owner, self._fit = weakref.ref(model), fit
 
     def _attach(self, model: Any) -> bool:
-        """Finds the variables to prune and gives them masks; returns whether any had none."""
-        variables = prunable(model, self.layers)
-        new = attach(variables)
-        for path, variable in variables.items():
+        """Gives the variables to prune their masks, unless another callback has them; returns whether any had none."""
+        new = self.engine.attach(model)
+        for path, variable in self.engine.variables.items():
             claim = variable.constraint.claim
             if claim and self._fit is not None and claim[0] is not self and claim[1] is self._fit:
                 raise ValueError(
@@ -184,31 +218,7 @@ class PruneCallback(keras.callbacks.Callback):
                     "or give each its own layers=..."
                 )
             variable.constraint.claim = (self, self._fit)
-        self._variables = variables
-        if new:
-            self._updated_at = None  # the new masks are all ones
-        self.sparsity = mask_sparsity(variables)
         return new
-
-    def _resolve(self, first_epoch: int) -> schedules_lib.Schedule:
-        steps = self.params.get("steps")
-        num_steps = None if steps is None else steps * (self.params["epochs"] - first_epoch)
-        schedule = self.schedule
-        if schedule is None:
-            found = _zero_fraction(self._variables)
-            schedule = PolynomialDecay(initial_sparsity=found, final_sparsity=max(0.8, found))
-        return schedule.resolve(num_steps)
-
-    def _update(self) -> None:
-        """Changes the masks if one of the schedule's steps has come since they were made."""
-        if self._active is None or not self._variables:
-            return
-        due = self._active.last_update(self.step)
-        if due is None or due == self._updated_at:
-            return
-        self.recipe.update(self._variables, self._active.value(due), self._active.final_sparsity)
-        self._updated_at = due
-        self.sparsity = mask_sparsity(self._variables)
 
     def _hook(self, model: Any) -> None:
         """Puts a step before the model's train_step, for this fit's first trace, in which the model is built.
@@ -236,15 +246,16 @@ class PruneCallback(keras.callbacks.Callback):
             self._unhook()
             self._unhook = None
 
-    def _check_variables(self, model: Any) -> None:
+    def _check_first_step(self, model: Any) -> None:
         """After the first step of a fit: every variable to prune had its mask in that step."""
         self._restore_train_step()
-        if prunable(model, self.layers).keys() != self._variables.keys():
+        if prunable(model, self.engine.layers).keys() != self.engine.variables.keys():
             error = f" (building it failed: {self._build_error})" if self._build_error else ""
             raise ValueError(
                 "PruneCallback: expected all variables before the first training step, but the model made some during "
                 f"it; call the model on a batch of data before fit{error}"
             )
+        self.engine.check_gradients()
         self._checked = True
 
     def _build(self, model: Any, data: Any) -> None:
@@ -252,11 +263,11 @@ class PruneCallback(keras.callbacks.Callback):
         x = keras.utils.unpack_x_y_sample_weight(data)[0]
         try:
             model(keras.tree.map_structure(_symbolic, x), training=False)
-        except Exception as error:  # matters only if variables are missing, as `_check_variables` will see
+        except Exception as error:  # matters only if variables are missing, as `_check_first_step` will see
             self._build_error = error
             return
         self._attach(model)
-        self._update()
+        self.engine.update()
 
 
 def _symbolic(value: Any) -> Any:
@@ -266,11 +277,10 @@ def _symbolic(value: Any) -> Any:
     return keras.KerasTensor(tuple(value.shape), keras.backend.standardize_dtype(value.dtype))
 
 
-def _zero_fraction(variables: dict[str, Any]) -> float:
-    """The fraction of zeros in variables; one that is all zeros is not pruned but has not been trained yet."""
-    zeros = size = 0
-    for variable in variables.values():
-        weights = variable.numpy()
-        size += weights.size
-        zeros += 0 if not weights.any() else weights.size - np.count_nonzero(weights)
-    return zeros / size if size else 0.0
+def _iterations(model: Any) -> int:
+    """Batches that the model's optimizer has seen, also those whose gradients it only accumulated."""
+    for optimizer in optimizers_of(model):
+        for variable in optimizer.variables:
+            if variable.name == "iteration":
+                return int(variable.numpy())
+    return 0

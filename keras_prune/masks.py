@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -10,12 +11,14 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_prune.allocation import Allocation, Uniform, check_keys, kept_count, matches, select_highest
-from keras_prune.criteria import Magnitude
+from keras_prune.allocation import Allocation, Uniform, check_keys, matches
+from keras_prune.criteria import Criterion, Magnitude
 from keras_prune.patterns import Pattern, Unstructured
 
 # Which weights to prune: all, those with these names, or those for which a function of the variable is true.
 Layers = None | str | Sequence[str] | Callable[[Any], bool]
+# A weight's path -> the mean of what a criterion gathered there, or None.
+Statistic = Callable[[str], np.ndarray | None]
 
 
 def make_mask(scores: np.ndarray, sparsity: float, pattern: Pattern | None = None) -> np.ndarray:
@@ -30,17 +33,14 @@ def make_mask(scores: np.ndarray, sparsity: float, pattern: Pattern | None = Non
         Mask of the same shape, uint8: 1 = kept, 0 = pruned.
 
     Raises:
-        ValueError: a score is NaN.
+        ValueError: a score is NaN, or the pattern cannot have this sparsity.
 
     Example:
         >>> import numpy as np
         >>> make_mask(np.array([[0.1, 3.0], [2.0, 0.2]]), 0.5).tolist()
         [[0, 1], [1, 0]]
     """
-    pattern = pattern or Unstructured()
-    units = pattern.pool(scores)
-    keep = select_highest(units, kept_count(len(units), sparsity))
-    return pattern.spread(keep.view(np.uint8), scores.shape)
+    return (pattern or Unstructured()).keep(scores, sparsity)
 
 
 class MaskConstraint(keras.constraints.Constraint):
@@ -152,15 +152,33 @@ def mask_constraint(variable: Any) -> MaskConstraint | None:
     return constraint if isinstance(constraint, MaskConstraint) else None
 
 
+def scope_of(variable: Any) -> Any:
+    """The scope in which variables are made like this one: mirrored on all its replicas, under `tf.distribute`."""
+    strategy = getattr(variable.value, "distribute_strategy", None)
+    return contextlib.nullcontext() if strategy is None else strategy.scope()
+
+
 def attach(variables: Mapping[str, Any]) -> bool:
     """Gives each variable a mask of ones, unless it has a mask; returns whether any was added."""
     new = [variable for variable in variables.values() if mask_constraint(variable) is None]
     for variable in new:
-        mask = keras.Variable(
-            initializer="ones", shape=variable.shape, dtype="uint8", trainable=False, name=f"{variable.name}_mask"
-        )
+        with scope_of(variable):
+            mask = keras.Variable(
+                initializer="ones", shape=variable.shape, dtype="uint8", trainable=False, name=f"{variable.name}_mask"
+            )
         variable.constraint = MaskConstraint(mask, variable.constraint)
     return bool(new)
+
+
+def masks_from_zeros(variables: Mapping[str, Any]) -> None:
+    """Prunes what is zero: gives weights that come from a file the masks that they were saved under.
+
+    A variable that is all zeros is not pruned but has not been trained yet.
+    """
+    for variable in variables.values():
+        weights = variable.numpy()
+        if weights.any():
+            variable.constraint.mask.assign((weights != 0).astype(np.uint8))
 
 
 def reset_train_function(model: Any) -> None:
@@ -186,9 +204,12 @@ def mask_sparsity(variables: Mapping[str, Any]) -> float:
 class _Scores(Mapping[str, np.ndarray]):
     """Scores by path, computed when asked for and not kept: a second copy of all weights would not fit everywhere."""
 
-    def __init__(self, variables: Mapping[str, Any], criterion: Callable[[np.ndarray], np.ndarray]) -> None:
+    def __init__(
+        self, variables: Mapping[str, Any], criterion: Callable[..., np.ndarray], statistic: Statistic
+    ) -> None:
         self._variables = variables
         self._criterion = criterion
+        self._statistic = statistic
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._variables)
@@ -200,7 +221,9 @@ class _Scores(Mapping[str, np.ndarray]):
         weights = self._variables[path].numpy()
         if weights.dtype not in (np.float32, np.float64):
             weights = weights.astype(np.float32)  # NumPy selects no bfloat16
-        scores = np.asarray(self._criterion(weights))
+        criterion = self._criterion.of(path) if isinstance(self._criterion, Criterion) else self._criterion
+        gathers = getattr(criterion, "gathers", False)
+        scores = np.asarray(criterion(weights, self._statistic(path)) if gathers else criterion(weights))
         if scores.shape != weights.shape:
             raise ValueError(
                 f"criterion: expected one score for each weight of {path}, shape {weights.shape}, "
@@ -214,29 +237,45 @@ class Recipe:
     """How masks are made.
 
     Args:
-        criterion: weights -> scores.
+        criterion: weights -> scores; or, if it gathers gradients, (weights, statistic) -> scores.
         pattern: which weights are pruned together.
         allocation: how the target is shared between layers.
     """
 
-    criterion: Callable[[np.ndarray], np.ndarray] = dataclasses.field(default_factory=Magnitude)
+    criterion: Callable[..., np.ndarray] = dataclasses.field(default_factory=Magnitude)
     pattern: Pattern = dataclasses.field(default_factory=Unstructured)
     allocation: Allocation = dataclasses.field(default_factory=Uniform)
 
-    def update(self, variables: Mapping[str, Any], sparsity: float, final_sparsity: float) -> None:
+    def update(
+        self,
+        variables: Mapping[str, Any],
+        sparsity: float,
+        *,
+        final_sparsity: float | None = None,
+        statistic: Statistic = lambda path: None,
+    ) -> dict[str, np.ndarray]:
         """Makes the masks anew from the weights as they are, and sets pruned weights to zero.
 
         Args:
             variables: path -> variable with a mask.
             sparsity: target of all together, in [0, 1).
-            final_sparsity: the schedule's last target, in [0, 1).
+            final_sparsity: the schedule's last target, in [0, 1); None: `sparsity`.
+            statistic: path -> mean of what the criterion gathered, or None.
+
+        Returns:
+            For each mask that has changed: path -> bool array, True where the weight was kept and still is.
 
         Raises:
             ValueError: a score is NaN, or the allocation names a layer that is not there.
         """
-        scores = _Scores(variables, self.criterion)
-        sparsities = self.allocation(scores, sparsity, final_sparsity)
+        scores = _Scores(variables, self.criterion, statistic)
+        sparsities = self.allocation(scores, sparsity, sparsity if final_sparsity is None else final_sparsity)
+        steady = {}
         for path, variable in variables.items():
+            old = variable.constraint.mask.numpy()
             mask = make_mask(scores[path], sparsities[path], self.pattern)
-            variable.constraint.mask.assign(mask)
+            if not np.array_equal(old, mask):
+                variable.constraint.mask.assign(mask)
+                steady[path] = (old & mask).view(bool)
         apply_masks(variables)
+        return steady

@@ -63,7 +63,7 @@ def prune(
     variables = prunable(model, layers)
     if attach(variables):
         reset_train_function(model)
-    recipe.update(variables, sparsity, sparsity)
+    recipe.update(variables, sparsity)
     return model
 
 

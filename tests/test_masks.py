@@ -162,7 +162,7 @@ def test_named_tells_equal_paths_apart():
 def test_recipe_meets_the_target_and_zeros_weights(allocation, seeded):
     variables = prunable(everything(), ["both", "conv"])
     attach(variables)
-    Recipe(allocation=allocation).update(variables, 0.8, 0.8)
+    Recipe(allocation=allocation).update(variables, 0.8)
     for variable in variables.values():
         mask, weights = variable.constraint.mask.numpy(), variable.numpy()
         assert (weights[mask == 0] == 0).all()
@@ -176,18 +176,18 @@ def test_recipe_meets_the_target_and_zeros_weights(allocation, seeded):
 def test_recipe_takes_a_function_as_criterion(seeded):
     variable = keras.Variable(np.arange(1.0, 7.0).reshape(2, 3).astype("float32"), name="w")
     attach({"w": variable})
-    Recipe(criterion=lambda weights: -weights).update({"w": variable}, 0.5, 0.5)
+    Recipe(criterion=lambda weights: -weights).update({"w": variable}, 0.5)
     assert variable.numpy().tolist() == [[1, 2, 3], [0, 0, 0]]
     with pytest.raises(
         ValueError, match=r"criterion: expected one score for each weight of w, shape \(2, 3\), got shape \(\)"
     ):
-        Recipe(criterion=np.sum).update({"w": variable}, 0.5, 0.5)
+        Recipe(criterion=np.sum).update({"w": variable}, 0.5)
 
 
 def test_low_precision_weights_are_pruned():
     variable = keras.Variable(np.arange(8.0), dtype="bfloat16", name="w")
     attach({"w": variable})
-    Recipe().update({"w": variable}, 0.75, 0.75)
+    Recipe().update({"w": variable}, 0.75)
     assert keras.ops.cast(variable, "float32").numpy().tolist() == [0, 0, 0, 0, 0, 0, 6, 7]
 
 

@@ -1,0 +1,108 @@
+"""Pruning in a hand-written training loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras_prune.engine import Engine, recipe_of
+from keras_prune.gradients import innermost, optimizers_of
+from keras_prune.masks import apply_masks, check_model, reset_train_function
+
+
+class Pruner:
+    """Prunes a model that a hand-written loop trains.
+
+    ``step()`` after each step of the optimizer counts it, changes masks where the schedule says so, and sets pruned
+    weights to zero, whatever moved them. Keras optimizers hold them at zero inside their own step too, if it is traced
+    after the pruner is made: make the pruner first, then the ``tf.function``. A criterion that gathers gradients, and
+    ``mask_gradients=True``, need the optimizer, and a step ``optimizer.apply(gradients, model.trainable_variables)``.
+
+    The state is saved with the model's weights and taken back if weights with such a state are loaded before the first
+    ``step()``.
+
+    Args:
+        model: a Keras 3 model that has been built.
+        schedule: step -> target sparsity, or its name; None: to 80 % over the first half of `num_steps`.
+        num_steps: batches of the whole training, for steps that the schedule leaves open.
+        optimizer: what trains the model; None: that of ``model.compile``.
+        **options: ``criterion``, ``pattern``, ``allocation``, ``layers`` and ``mask_gradients``, as for
+            `PruneCallback`.
+
+    Raises:
+        TypeError: an argument, or the model, is not of the expected kind.
+        ValueError: a name or number is wrong, or steps are open and `num_steps` is not given.
+
+    Example:
+        >>> import keras, keras_prune, numpy, tensorflow
+        >>> model = keras.Sequential([keras.Input((10,)), keras.layers.Dense(10)])
+        >>> optimizer = keras.optimizers.Adam()
+        >>> pruner = keras_prune.Pruner(model, num_steps=20, optimizer=optimizer)
+        >>> for _ in range(20):
+        ...     with tensorflow.GradientTape() as tape:
+        ...         loss = keras.ops.mean(model(numpy.ones((4, 10))) ** 2)
+        ...     optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
+        ...     pruner.step()
+        >>> pruner.finish()
+        >>> print(round(pruner.sparsity, 2))
+        0.8
+    """
+
+    def __init__(
+        self, model: Any, schedule: Any = None, *, num_steps: int | None = None, optimizer: Any = None, **options: Any
+    ) -> None:
+        check_model(model)
+        if not model.built and not model.trainable_variables:
+            raise ValueError("Pruner: expected a model that has weights, got one not built; call it on a batch of data")
+        self._engine = _engine(schedule, **options)
+        self._engine.adopt(model, self._take_over)
+        new = self._engine.attach(model)
+        optimizers = optimizers_of(model) if optimizer is None else [innermost(optimizer)]
+        if self._engine.connect(optimizers) or new:
+            reset_train_function(model)
+        self._model = model
+        self._begun = False  # whether a step has been counted
+        self._engine.begin(num_steps)
+        self._engine.update()
+
+    @property
+    def sparsity(self) -> float:
+        """The fraction of zeros that the masks make."""
+        return self._engine.sparsity
+
+    @property
+    def steps(self) -> int:
+        """Training steps counted so far."""
+        return self._engine.step
+
+    def step(self) -> None:
+        """Counts a training step, after the optimizer's, and changes masks if it is due."""
+        if not self._begun:
+            self._begun = True
+            self._engine.check_gradients()
+        apply_masks(self._engine.variables)
+        self._engine.advance(self._engine.step + 1)
+
+    def finish(self) -> None:
+        """Ends pruning: masks are applied once more and stay; gradients are left alone, files are plain again."""
+        if self._engine.gradients.needed:
+            reset_train_function(self._model)
+        self._engine.finish("Pruner")
+        self._engine.release()
+
+    def _take_over(self) -> None:
+        if not self._begun:
+            self._engine.begin(None)
+
+
+def _engine(
+    schedule: Any,
+    *,
+    criterion: Any = "magnitude",
+    pattern: Any = "unstructured",
+    allocation: Any = "uniform",
+    layers: Any = None,
+    mask_gradients: bool = False,
+) -> Engine:
+    """The engine of these options; wrong names of options are Python's own TypeError."""
+    recipe = recipe_of(criterion, pattern, allocation)
+    return Engine(schedule, recipe, layers=layers, mask_gradients=mask_gradients)
