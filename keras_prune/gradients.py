@@ -55,13 +55,13 @@ class Gradients:
         self.counts: dict[str, Any] = {}  # path -> number of steps in the sum
         self._criterion = criterion
         self._mask = mask
-        self._variables: dict[str, Any] = {}
+        self.variables: dict[str, Any] = {}  # path -> what is pruned
         self._paths: dict[int, str] = {}  # identity of a variable -> its path
         self._undo: list[Callable[[], None]] = []
 
     def watch(self, variables: Mapping[str, Any]) -> None:
         """Takes the variables that are pruned; sums of those known already go on."""
-        self._variables = dict(variables)
+        self.variables = dict(variables)
         self._paths = {id(form): path for path, v in variables.items() for form in (v, v.value)}
         if not self.gathers:
             return
@@ -105,7 +105,7 @@ class Gradients:
             path: which variable.
             gradient: tensor of its shape; None, where the loss does not depend on it, counts as zero.
         """
-        variable = self._variables[path]
+        variable = self.variables[path]
         weights = ops.cast(ops.convert_to_tensor(variable), "float32")
         gradient = ops.zeros_like(weights) if gradient is None else ops.cast(tf.convert_to_tensor(gradient), "float32")
         context = tf.distribute.get_replica_context()
@@ -127,8 +127,54 @@ class Gradients:
             if self.gathers:
                 self.gather(path, gradient if gradient is None or scale is None else gradient / scale)
             if self._mask and gradient is not None:
-                changed[i] = _masked(gradient, self._variables[path].constraint)
+                changed[i] = _masked(gradient, self.variables[path].constraint)
         return changed
+
+
+def gather_on(model: Any, gradients: Gradients, data: Any) -> None:
+    """Gathers the gradients of the compiled loss on data, without training.
+
+    The model computes as in inference: dropout is off, batch statistics are those it has learned.
+
+    Args:
+        model: compiled with a loss.
+        gradients: watches the variables.
+        data: (x, y) or (x, y, sample_weight) of arrays, taken in batches of 32; or a `tf.data.Dataset`, a
+            `keras.utils.PyDataset` or another iterable of such batches, which must end.
+
+    Raises:
+        ValueError: the model is not compiled with a loss, or there is no data.
+    """
+    if getattr(model, "loss", None) is None:
+        raise ValueError(
+            "data: expected a model that is compiled with a loss, whose gradients are gathered on the data; call "
+            "model.compile(loss=...)"
+        )
+    paths = {path: variable.value for path, variable in gradients.variables.items()}
+
+    @tf.function(reduce_retracing=True)
+    def step(batch: Any) -> None:
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+        with tf.GradientTape() as tape:
+            y_pred = model(x, training=False)
+            loss = model.compute_loss(x, y, y_pred, sample_weight)
+        for path, gradient in tape.gradient(loss, paths).items():
+            gradients.gather(path, gradient)
+
+    batches = 0
+    for batch in _batches(data):
+        step(batch)
+        batches += 1
+    if not batches:
+        raise ValueError("data: expected at least one batch to gather gradients on, got none")
+
+
+def _batches(data: Any) -> Iterable[Any]:
+    if isinstance(data, tuple):
+        return tf.data.Dataset.from_tensor_slices(data).batch(32)
+    if isinstance(data, keras.utils.PyDataset):
+        return (data[i] for i in range(data.num_batches))
+    return data
 
 
 def _zeros(shape: Sequence[int], name: str) -> Any:

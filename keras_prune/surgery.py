@@ -6,6 +6,7 @@ from typing import Any
 
 from keras_prune import allocation as allocations
 from keras_prune import criteria, patterns
+from keras_prune.gradients import Gradients, clear_slots, gather_on, optimizers_of
 from keras_prune.masks import (
     Layers,
     Recipe,
@@ -29,6 +30,7 @@ def prune(
     pattern: Any = "unstructured",
     allocation: Any = "uniform",
     layers: Layers = None,
+    data: Any = None,
 ) -> Any:
     """Prunes a model in one shot, in place, without training.
 
@@ -41,13 +43,16 @@ def prune(
         pattern: which weights are pruned together.
         allocation: how the target is shared between layers; a dict stands for `PerLayer`.
         layers: which to prune: names, regular expressions, or a function of the variable; None: all.
+        data: for a criterion that gathers gradients, such as ``"taylor"``: (x, y) arrays, or batches of them that end
+            (a `tf.data.Dataset`, a `keras.utils.PyDataset`, a list). The loss is that of ``model.compile``.
 
     Returns:
         The model.
 
     Raises:
         TypeError: not a Keras 3 model.
-        ValueError: a sparsity outside [0, 1), an unknown name, or a model that is not built.
+        ValueError: a sparsity outside [0, 1), an unknown name, a model that is not built, or a criterion that gathers
+            gradients without data.
 
     Example:
         >>> import keras, keras_prune
@@ -61,9 +66,20 @@ def prune(
         raise ValueError("prune: expected a model that has weights, got one not built yet; call it on a batch of data")
     recipe = Recipe(criteria.get(criterion), patterns.get(pattern), allocations.get(allocation))
     variables = prunable(model, layers)
+    gradients = Gradients(recipe.criterion)
+    gradients.watch(variables)
+    if gradients.gathers:
+        if data is None:
+            raise ValueError(
+                f"prune: expected data for the criterion {criterion!r}, which looks at gradients, got none; give "
+                "prune(..., data=(x, y)), or train with PruneCallback(criterion=...), which gathers them in each step"
+            )
+        gather_on(model, gradients, data)
     if attach(variables):
         reset_train_function(model)
-    recipe.update(variables, sparsity)
+    steady = recipe.update(variables, sparsity, statistic=gradients.statistic)
+    by_variable = {id(variables[path]): keep for path, keep in steady.items()}
+    clear_slots(optimizers_of(model), model.trainable_variables, by_variable)
     return model
 
 
