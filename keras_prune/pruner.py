@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 from keras_prune.engine import Engine, recipe_of
@@ -61,7 +62,8 @@ class Pruner:
             reset_train_function(model)
         self._model = model
         self._begun = False  # whether a step has been counted
-        self._engine.begin(num_steps)
+        self._claim()
+        self._begin(num_steps)
         self._engine.update()
 
     @property
@@ -88,6 +90,30 @@ class Pruner:
             reset_train_function(self._model)
         self._engine.finish("Pruner")
         self._engine.release()
+        for variable in self._engine.variables.values():
+            variable.constraint.claim = None
+
+    def _claim(self) -> None:
+        for path, variable in self._engine.variables.items():
+            claim = variable.constraint.claim
+            other = claim[0]() if claim and isinstance(claim[0], weakref.ref) else None
+            if other is not None:
+                raise ValueError(
+                    f"Pruner: expected one Pruner or PruneCallback for each weight, got two for {path}; call finish() "
+                    "of the other one first, or give each its own layers=..."
+                )
+            variable.constraint.claim = (weakref.ref(self), None)
+
+    def _begin(self, num_steps: int | None) -> None:
+        try:
+            self._engine.begin(num_steps)
+        except ValueError as error:
+            if num_steps is not None:
+                raise
+            raise ValueError(
+                f"Pruner: expected num_steps=..., the batches of the whole training, for a schedule that leaves steps "
+                f"open, got None: {error}"
+            ) from error
 
     def _take_over(self) -> None:
         if not self._begun:
