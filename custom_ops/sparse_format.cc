@@ -12,6 +12,7 @@ namespace {
 constexpr size_t kHeaderBytes = 36;
 constexpr size_t kCrcOffset = 32;
 constexpr uint8_t kVersion = 1;
+constexpr uint32_t kMaxSide = INT32_MAX;  // of rows and of columns: tensor dimensions of the runtimes are int32
 constexpr int kCrcTables = KERAS_PRUNE_CRC_TABLES;
 static_assert(kCrcTables == 1 || kCrcTables == 8, "KERAS_PRUNE_CRC_TABLES: expected 1 or 8");
 
@@ -60,7 +61,7 @@ Status ParseHeader(const uint8_t* data, size_t num_bytes, PackedView* view) {
   view->codebook_size = Load32(data + 24);
   const uint64_t weights = uint64_t{view->rows} * view->cols;
   if (data[7] != 0 || view->gap_bits < 4 || view->gap_bits > 8 || view->code_bits < 2 || view->code_bits > 8 ||
-      weights == 0 || weights >> 32 != 0 || view->num_kept > view->num_entries || view->num_entries > weights ||
+      weights == 0 || weights >> 32 != 0 || view->rows > kMaxSide || view->cols > kMaxSide || view->num_kept > view->num_entries || view->num_entries > weights ||
       view->codebook_size < 1 || view->codebook_size > 1u << view->code_bits) {
     return Status::kBadSizes;
   }

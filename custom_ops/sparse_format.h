@@ -25,8 +25,8 @@ const char* StatusMessage(Status status);
 
 // A checked packed buffer; points into the caller's bytes, which may be unaligned.
 struct PackedView {
-  uint32_t rows = 0;  // outputs
-  uint32_t cols = 0;  // inputs
+  uint32_t rows = 0;  // outputs, at most 2^31 - 1
+  uint32_t cols = 0;  // inputs, likewise
   uint32_t num_entries = 0;
   uint32_t num_kept = 0;
   uint32_t codebook_size = 0;  // with the zero of code 0

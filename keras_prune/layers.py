@@ -122,7 +122,8 @@ class PackedDense(keras.layers.Layer):
         """Makes a built layer from packed bytes.
 
         Args:
-            packed: (num_bytes,) uint8, or bytes, as ``keras_prune.ops.pack_weights`` makes them.
+            packed: (num_bytes,) uint8, or bytes, bytearray or memoryview, as ``keras_prune.ops.pack_weights``
+                makes them.
             bias: (units,) float, or None for a layer without bias.
             activation: as for ``keras.layers.Dense``.
             **kwargs: ``name``, ``dtype`` and others of every layer.
@@ -131,12 +132,13 @@ class PackedDense(keras.layers.Layer):
             A layer that computes with these weights.
 
         Raises:
-            sparse_format.FormatError: the header is truncated, corrupt or of another version; the first call checks
-                the rest.
+            sparse_format.FormatError: the bytes are truncated, corrupt or of another version.
+            TypeError: not bytes at all.
             ValueError: the bias does not fit.
         """
-        array = np.frombuffer(packed, np.uint8) if isinstance(packed, bytes) else ops.to_numpy(packed)
-        header = sparse_format.read_header(array)
+        is_bytes = isinstance(packed, bytes | bytearray | memoryview)
+        array = sparse_format.as_array(packed if is_bytes else ops.to_numpy(packed))
+        header = sparse_format.check(array)
         layer = cls(header.rows, activation, bias is not None, num_bytes=len(array), **kwargs)
         layer.build((None, header.cols))
         layer.packed.assign(array)

@@ -8,6 +8,7 @@ for the part of the model that holds it.
 
 from __future__ import annotations
 
+import sys
 import threading
 from typing import Any
 
@@ -18,6 +19,7 @@ from keras_prune import native, sparse_format
 from keras_prune.quantization import Codebook
 
 OP_NAME = "KerasPruneRelativeIndexMatmul"
+_FUNCTION = "keras_prune_relative_index_matmul"
 _DEFAULT_WEIGHTS = Codebook()
 _lock = threading.Lock()
 _library: Any = None
@@ -27,7 +29,7 @@ def load() -> None:
     """Makes the op known to this process's TensorFlow; loads the native library once.
 
     The functions below and `keras_prune.layers` do it by themselves. Call it before ``tf.saved_model.load`` of a model
-    that holds the op.
+    that holds the op. Where ``tf.load_op_library`` loaded a copy of the library before, the op of that copy is used.
 
     Raises:
         FileNotFoundError: the native library was not built.
@@ -41,12 +43,19 @@ def load() -> None:
         return
     with _lock:
         library = tf.load_op_library(str(native.op_path()))
-        if not hasattr(library, "keras_prune_relative_index_matmul"):
-            raise RuntimeError(
-                f"keras_prune: expected TensorFlow 2.16 or newer, which registers {OP_NAME}, got {tf.__version__}, "
-                "which did not (the reason is on stderr); install another tensorflow"
-            )
-        _library = library
+        _library = library if hasattr(library, _FUNCTION) else _loaded_before()
+
+
+def _loaded_before() -> Any:
+    """The functions of the op where this process has it from a copy of the library at another path."""
+    for module in list(sys.modules.values()):
+        if _FUNCTION in getattr(module, "__dict__", {}):  # where tf.load_op_library keeps what it makes
+            return module
+    raise RuntimeError(
+        f"keras_prune: expected TensorFlow 2.16 or newer, which registers {OP_NAME}, got {tf.__version__}, which did "
+        "not (the reason is on stderr): install another tensorflow; or the process's C++ code registered the op, without "
+        "Python functions: call keras_prune.ops.load() before it does"
+    )
 
 
 def _invalid(message: str) -> tf.errors.InvalidArgumentError:
@@ -68,6 +77,22 @@ def _check_packed(packed: tf.Tensor) -> None:
         )
 
 
+def _as_tensor(packed: Any) -> tf.Tensor:
+    """Packed bytes as a tensor; what is not TensorFlow's own is copied, since others may write to it later."""
+    if isinstance(packed, bytes | bytearray | memoryview):
+        packed = sparse_format.as_array(packed)
+    return tf.constant(packed) if isinstance(packed, np.ndarray) else tf.convert_to_tensor(packed)
+
+
+def _size(value: int | None, name: str) -> int:
+    """The attribute for a size: -1 where it is not known."""
+    if value is None:
+        return -1
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+        raise _invalid(f"expected {name} of at least 1, or None, got {value!r}")
+    return int(value)
+
+
 def relative_index_matmul(
     x: Any, packed: Any, *, transpose: bool = False, units: int | None = None, input_dim: int | None = None
 ) -> tf.Tensor:
@@ -75,11 +100,13 @@ def relative_index_matmul(
 
     Steady-state calls decode nothing: the compute layout is made when these bytes are first seen and is shared by all
     functions that use them. Pass the same ``tf.Variable`` or ``tf.constant`` each time; a NumPy array works too, but is
-    copied and compared at every call. The gradient is with respect to x only.
+    copied and compared at every call. (A tensor that shares memory with other libraries, by DLPack, must not be damaged
+    there: new packed bytes are noticed, other changes are not.) The gradient is with respect to x only.
 
     Args:
         x: (..., inputs), or (..., units) with ``transpose``; float32, at least two dimensions, any batch, also 0.
-        packed: (num_bytes,) uint8, as `pack_weights` makes it: array, tensor or variable; or the same as bytes.
+        packed: (num_bytes,) uint8, as `pack_weights` makes it: array, tensor or variable; or the same as bytes,
+            bytearray or memoryview.
         transpose: multiply by the transpose of W, as the gradient does.
         units: columns of W, where known: checked, and gives ``y`` a static shape inside ``tf.function``.
         input_dim: rows of W, where known: likewise.
@@ -90,6 +117,7 @@ def relative_index_matmul(
     Raises:
         tf.errors.InvalidArgumentError: a wrong type, rank or size; packed bytes that are truncated or corrupt. Where
             ``tf.function`` sees it while tracing, TensorFlow makes a ValueError of it.
+        sparse_format.FormatError: a memoryview that is not of bytes in one dimension.
 
     Example:
         >>> import numpy as np
@@ -99,28 +127,18 @@ def relative_index_matmul(
     """
     load()
     x = tf.convert_to_tensor(x)
-    packed = tf.convert_to_tensor(np.frombuffer(packed, np.uint8) if isinstance(packed, bytes) else packed)
+    packed = _as_tensor(packed)
     _check_x(x)
     _check_packed(packed)
-    attributes: dict[str, Any] = {
-        "transpose": transpose,
-        "rows": -1 if units is None else units,
-        "cols": -1 if input_dim is None else input_dim,
-    }
-    if x.shape.rank in (None, 2):
-        return _matmul(x, packed, **attributes)
-    leading, size = tf.shape(x)[:-1], tf.shape(x)[-1]
-    y = _matmul(tf.reshape(x, [tf.reduce_prod(leading), size]), packed, **attributes)
-    result = tf.reshape(y, tf.concat([leading, tf.shape(y)[-1:]], 0))
-    result.set_shape(x.shape[:-1].concatenate(y.shape[-1:]))
-    return result
+    rows, cols = _size(units, "units"), _size(input_dim, "input_dim")
+    return _matmul(x, packed, transpose=transpose, rows=rows, cols=cols)
 
 
 def _matmul(x: tf.Tensor, packed: tf.Tensor, *, transpose: bool, rows: int, cols: int) -> tf.Tensor:
     y = _library.keras_prune_relative_index_matmul(x, packed, transpose=transpose, rows=rows, cols=cols)
     size = cols if transpose else rows
-    if size >= 0:
-        y.set_shape([None, size])  # shape functions of the C API cannot read the attributes
+    if size >= 0:  # shape functions of the C API cannot read the attributes
+        y.set_shape(x.shape[:-1].concatenate([size]))
     return y
 
 

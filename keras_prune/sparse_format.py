@@ -25,7 +25,11 @@ CODE_BITS = range(2, 9)
 HEADER = struct.Struct("<4sBBBBIIIIIII")
 CRC_OFFSET = HEADER.size - 4
 MAX_WEIGHTS = 2**32 - 1
+MAX_SIDE = 2**31 - 1  # of rows and of columns: tensor dimensions of the runtimes are int32
 _CHUNK = 1 << 20  # values handled at once by the bit packer: bounds its temporary memory to a few MB
+
+
+Buffer = bytes | bytearray | memoryview | np.ndarray
 
 
 class FormatError(ValueError):
@@ -39,8 +43,8 @@ class Header:
     Attributes:
         gap_bits: bits of one gap, 4 to 8.
         code_bits: bits of one code, 2 to 8.
-        rows: outputs of the layer.
-        cols: inputs of the layer.
+        rows: outputs of the layer, at most 2^31 - 1.
+        cols: inputs of the layer, likewise.
         num_entries: kept weights and fillers.
         num_kept: kept weights.
         codebook_size: values in the codebook, the zero of code 0 included.
@@ -147,8 +151,11 @@ def _check_input(codes: np.ndarray, codebook: np.ndarray) -> None:
         raise ValueError(
             f"codes: expected a non-empty uint8 array of shape (rows, cols), got {codes.dtype} {codes.shape}"
         )
-    if codes.size > MAX_WEIGHTS:
-        raise ValueError(f"codes: expected at most {MAX_WEIGHTS} weights in a layer, got {codes.size}; split the layer")
+    if codes.size > MAX_WEIGHTS or max(codes.shape) > MAX_SIDE:
+        raise ValueError(
+            f"codes: expected at most {MAX_WEIGHTS} weights in a layer and {MAX_SIDE} rows and columns, got shape "
+            f"{codes.shape}; split the layer"
+        )
     if codebook.ndim != 1 or not 1 <= len(codebook) <= 256:
         raise ValueError(f"codebook: expected 1 to 256 values in one dimension, got shape {codebook.shape}")
     if not np.isfinite(codebook).all():
@@ -197,17 +204,18 @@ def encode(codes: np.ndarray, codebook: np.ndarray, *, gap_bits: int | None = No
     return head[:CRC_OFFSET] + struct.pack("<I", crc) + body
 
 
-def read_header(packed: bytes | np.ndarray) -> Header:
+def read_header(packed: Buffer) -> Header:
     """Reads and checks the head of a packed buffer, in constant time (no checksum).
 
     Args:
-        packed: the buffer, bytes or a uint8 array.
+        packed: the buffer: bytes, bytearray, memoryview, or (num_bytes,) uint8.
 
     Returns:
         The header; its sizes are consistent with each other and with the buffer's length.
 
     Raises:
-        FormatError: not a packed buffer, another version, or impossible sizes.
+        FormatError: not a packed buffer, another version, or impossible sizes; an array of another shape or type.
+        TypeError: not bytes at all.
     """
     data = _as_bytes(packed)
     if len(data) < HEADER.size:
@@ -225,8 +233,32 @@ def read_header(packed: bytes | np.ndarray) -> Header:
     return header
 
 
-def _as_bytes(packed: bytes | np.ndarray) -> bytes:
-    return packed.astype(np.uint8, casting="no").tobytes() if isinstance(packed, np.ndarray) else bytes(packed)
+def as_array(packed: Buffer) -> np.ndarray:
+    """A packed buffer as a uint8 array of one dimension, its content not checked.
+
+    Args:
+        packed: the buffer: bytes, bytearray, memoryview, or (num_bytes,) uint8.
+
+    Returns:
+        (num_bytes,) uint8, in the same memory.
+
+    Raises:
+        FormatError: an array or memoryview of another shape or type.
+        TypeError: not bytes at all.
+    """
+    if not isinstance(packed, bytes | bytearray | memoryview | np.ndarray):
+        raise TypeError(f"packed weights: expected bytes or a uint8 array, got {type(packed).__name__}")
+    array = packed if isinstance(packed, np.ndarray) else np.asarray(memoryview(packed))
+    if array.dtype != np.uint8 or array.ndim != 1:
+        raise FormatError(
+            f"packed weights: expected shape (num_bytes,) and type uint8, got {array.shape} and {array.dtype}; pass "
+            "what encode or pack_weights returned"
+        )
+    return array
+
+
+def _as_bytes(packed: Buffer) -> bytes:
+    return packed if isinstance(packed, bytes) else as_array(packed).tobytes()
 
 
 def _is_consistent(header: Header) -> bool:
@@ -235,25 +267,52 @@ def _is_consistent(header: Header) -> bool:
         header.gap_bits in GAP_BITS
         and header.code_bits in CODE_BITS
         and 0 < weights <= MAX_WEIGHTS
+        and max(header.rows, header.cols) <= MAX_SIDE
         and header.num_kept <= header.num_entries <= weights
         and 1 <= header.codebook_size <= 1 << header.code_bits
         and header.num_bytes == HEADER.size + header.codebook_bytes + header.gap_bytes + header.code_bytes
     )
 
 
-def decode(packed: bytes | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def decode(packed: Buffer) -> tuple[np.ndarray, np.ndarray]:
     """Unpacks a buffer, checking every rule of the format.
 
     Args:
-        packed: the buffer, bytes or a uint8 array.
+        packed: the buffer: bytes, bytearray, memoryview, or (num_bytes,) uint8.
 
     Returns:
         ``(codes, codebook)``: (rows, cols) uint8 and (size,) float32.
 
     Raises:
-        FormatError: truncated, corrupt, of another version, or not in canonical form.
+        FormatError: truncated, corrupt, of another version, or not in canonical form; an array of another shape or
+            type.
+        TypeError: not bytes at all.
     """
-    data = _as_bytes(packed)
+    header, codebook, positions, entry_codes = _entries_of(_as_bytes(packed))
+    codes = np.zeros(header.rows * header.cols, np.uint8)
+    codes[positions] = entry_codes
+    return codes.reshape(header.rows, header.cols), codebook.astype(np.float32)
+
+
+def check(packed: Buffer) -> Header:
+    """Checks every rule of the format as `decode` does, in time and memory that follow the buffer's length alone.
+
+    Args:
+        packed: the buffer: bytes, bytearray, memoryview, or (num_bytes,) uint8.
+
+    Returns:
+        The header.
+
+    Raises:
+        FormatError: truncated, corrupt, of another version, or not in canonical form; an array of another shape or
+            type.
+        TypeError: not bytes at all.
+    """
+    return _entries_of(_as_bytes(packed))[0]
+
+
+def _entries_of(data: bytes) -> tuple[Header, np.ndarray, np.ndarray, np.ndarray]:
+    """The header, the codebook, and the entries' positions and codes, everything checked."""
     header = read_header(data)
     body = memoryview(data)[HEADER.size :]
     expected = struct.unpack_from("<I", data, CRC_OFFSET)[0]
@@ -265,9 +324,7 @@ def decode(packed: bytes | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     entry_codes = _unpack_bits(body[gaps_end:], header.num_entries, header.code_bits)
     positions = np.cumsum(gaps.astype(np.int64) + 1) - 1
     _check_entries(header, codebook, gaps=gaps, codes=entry_codes, positions=positions)
-    codes = np.zeros(header.rows * header.cols, np.uint8)
-    codes[positions] = entry_codes
-    return codes.reshape(header.rows, header.cols), codebook.astype(np.float32)
+    return header, codebook, positions, entry_codes
 
 
 def _check_entries(
@@ -287,7 +344,7 @@ def _check_entries(
             raise FormatError(f"packed weights: {problem}; the buffer was not made by keras_prune")
 
 
-def to_dense(packed: bytes | np.ndarray) -> np.ndarray:
+def to_dense(packed: Buffer) -> np.ndarray:
     """The matrix that a packed buffer stands for, (rows, cols) float32; raises as `decode` does."""
     codes, codebook = decode(packed)
     return codebook[codes]

@@ -1,4 +1,5 @@
-// Portable kernel: kept weights row by row (CSR), columns in 16 bits where they fit and else in 32, codes in 8.
+// Portable kernel: kept weights row by row (CSR), columns in 16 bits where they fit and else in 32, codes in 8. Rows
+// without weights are not listed. Making the layout allocates it; computing allocates nothing.
 #include <string.h>
 
 #include "kernel.h"
@@ -8,7 +9,8 @@ namespace {
 
 struct CsrLayout : FcLayout {
   bool wide;            // 32-bit columns
-  uint32_t* row_start;  // rows + 1
+  uint32_t* row_start;  // kept_rows + 1
+  uint32_t* row_of;     // kept_rows
   void* columns;        // uint16_t or uint32_t
   uint8_t* codes;
 };
@@ -17,7 +19,9 @@ uint64_t PlaceArrays(const PackedView& packed, CsrLayout* layout, CsrLayout* arr
   Arena arena(layout);
   arena.Take<CsrLayout>(1);
   arrays->wide = packed.cols > 65536;
-  arrays->row_start = arena.Take<uint32_t>(uint64_t{packed.rows} + 1);
+  const uint64_t most_rows = packed.rows < packed.num_kept ? packed.rows : packed.num_kept;
+  arrays->row_start = arena.Take<uint32_t>(most_rows + 1);
+  arrays->row_of = arena.Take<uint32_t>(most_rows);
   if (arrays->wide) {
     arrays->columns = arena.Take<uint32_t>(packed.num_kept);
   } else {
@@ -30,16 +34,17 @@ uint64_t PlaceArrays(const PackedView& packed, CsrLayout* layout, CsrLayout* arr
 template <typename Column>
 void FillArrays(const PackedView& packed, CsrLayout* layout) {
   auto* columns = static_cast<Column*>(layout->columns);
-  uint32_t kept = 0;
-  uint32_t* starts = layout->row_start;
+  uint32_t kept = 0, rows = 0;
   VisitKept(packed, [&](uint32_t row, uint32_t col, uint32_t code, uint32_t) {
+    if (rows == 0 || layout->row_of[rows - 1] != row) {
+      layout->row_of[rows] = row;
+      layout->row_start[rows++] = kept;
+    }
     columns[kept] = static_cast<Column>(col);
     layout->codes[kept++] = static_cast<uint8_t>(code);
-    starts[row + 1] = kept;
   });
-  for (uint32_t row = 0; row < packed.rows; ++row) {  // a row without entries ends where it begins
-    if (starts[row + 1] < starts[row]) starts[row + 1] = starts[row];
-  }
+  layout->row_start[rows] = kept;
+  layout->kept_rows = rows;
 }
 
 Status Make(const PackedView& packed, const FcKernel* kernel, FcLayout** out) {
@@ -59,9 +64,9 @@ template <typename Column, int kBatch>
 void ForwardTile(const CsrLayout& w, const float* x, const float* bias, float low, float high, float* y) {
   const auto* columns = static_cast<const Column*>(w.columns);
   uint32_t i = 0;
-  for (uint32_t row = 0; row < w.rows; ++row) {
+  for (uint32_t at = 0; at < w.kept_rows; ++at) {
     float sums[kBatch] = {}, odd[kBatch] = {};  // two chains of additions: half the wait
-    const uint32_t end = w.row_start[row + 1];
+    const uint32_t end = w.row_start[at + 1], row = w.row_of[at];
     for (; i + 1 < end; i += 2) {
       const float a = w.codebook[w.codes[i]], b = w.codebook[w.codes[i + 1]];
       const float *xa = x + columns[i], *xb = x + columns[i + 1];
@@ -103,9 +108,9 @@ void BackwardBatch(const CsrLayout& w, const float* dy, size_t batch, float* dx)
   const auto* columns = static_cast<const Column*>(w.columns);
   if (batch != 0) memset(dx, 0, batch * w.cols * sizeof(float));
   for (; batch != 0; --batch, dy += w.rows, dx += w.cols) {
-    for (uint32_t row = 0; row < w.rows; ++row) {
-      for (uint32_t i = w.row_start[row]; i < w.row_start[row + 1]; ++i) {
-        dx[columns[i]] += w.codebook[w.codes[i]] * dy[row];
+    for (uint32_t at = 0; at < w.kept_rows; ++at) {
+      for (uint32_t i = w.row_start[at]; i < w.row_start[at + 1]; ++i) {
+        dx[columns[i]] += w.codebook[w.codes[i]] * dy[w.row_of[at]];
       }
     }
   }

@@ -30,6 +30,9 @@ constexpr uint64_t kCachedBytes = uint64_t{16} << 20;
 constexpr double kWideStepCost = 1.7;  // of a step with a window of 64, in steps with one of 32, from the cache
 constexpr size_t kFirstCacheBytes = size_t{48} << 10;  // of most CPUs with AVX-512
 constexpr uint64_t kBytesPerStep = kLanes * sizeof(uint16_t) + sizeof(uint32_t);
+// Fillers cost little time here, a tenth of the scalar kernel's weight, but as many bytes as weights: with a few rows the
+// layout would be larger than the dense matrix. So the scalar layout, 3 to 5 bytes a weight, stands in above 9 bytes.
+constexpr double kMostSlotsPerWeight = 4.0;
 
 // table[index] for 16 lanes, the table in kRegisters registers; bits of the index above the table's size are ignored.
 template <int kRegisters>
@@ -57,7 +60,7 @@ inline void StoreSlice(const Sell16Layout& w, uint32_t slice, __m512 sums, const
   alignas(64) float values[kLanes];
   _mm512_store_ps(values, sums);
   const uint32_t* row_of = w.row_of + size_t{slice} * kLanes;
-  const uint32_t left = w.rows - slice * kLanes, count = left < kLanes ? left : kLanes;
+  const uint32_t left = w.kept_rows - slice * kLanes, count = left < kLanes ? left : kLanes;
   float* y = out.y + batch_row * out.stride;
   for (uint32_t lane = 0; lane < count; ++lane) {
     const uint32_t row = row_of[lane];
@@ -147,8 +150,10 @@ Status Make(const PackedView& packed, const FcKernel* kernel, FcLayout** out) {
   if (status != Status::kOk) return status;
   const uint64_t narrow = builder.CountSteps(32), wide = builder.CountSteps(64);
   const bool cached = narrow * kBytesPerStep <= kCachedBytes;
-  if (cached && narrow <= kWideStepCost * wide) return builder.Build(32, narrow, kernel, out);
-  return builder.Build(64, wide, kernel, out);
+  const bool is_narrow = cached && narrow <= kWideStepCost * wide;
+  const uint64_t steps = is_narrow ? narrow : wide;
+  if (steps * kLanes > kMostSlotsPerWeight * packed.num_kept) return kFcScalar.make(packed, &kFcScalar, out);
+  return builder.Build(is_narrow ? 32 : 64, steps, kernel, out);
 }
 
 }  // namespace

@@ -32,6 +32,7 @@ void InitLayout(const PackedView& packed, const FcKernel* kernel, uint64_t num_b
   layout->kernel = kernel;
   layout->rows = packed.rows;
   layout->cols = packed.cols;
+  layout->kept_rows = packed.rows;
   layout->codebook_size = packed.codebook_size;
   layout->num_bytes = static_cast<size_t>(num_bytes);
   for (uint32_t code = 0; code < packed.codebook_size; ++code) layout->codebook[code] = CodebookValue(packed, code);
@@ -48,8 +49,21 @@ uint32_t FcRows(const FcLayout* layout) { return layout->rows; }
 uint32_t FcCols(const FcLayout* layout) { return layout->cols; }
 size_t FcLayoutBytes(const FcLayout* layout) { return layout->num_bytes; }
 
+// What a row without weights gives. Layouts do not list such rows, so that their size follows the packed bytes and not
+// the number of rows that the header claims.
+static void FillRows(uint32_t rows, size_t batch, const float* bias, float low, float high, float* y) {
+  for (; batch != 0; --batch, y += rows) {
+    for (uint32_t row = 0; row < rows; ++row) {
+      float v = bias != nullptr ? bias[row] : 0.0f;
+      v = v < low ? low : v;
+      y[row] = v > high ? high : v;
+    }
+  }
+}
+
 void FcForward(const FcLayout* layout, const float* x, size_t batch, const float* bias, float low, float high,
                float* y) {
+  if (layout->kept_rows < layout->rows) FillRows(layout->rows, batch, bias, low, high, y);
   layout->kernel->forward(layout, x, batch, bias, low, high, y);
 }
 

@@ -23,7 +23,9 @@ bool IsaFromName(const char* name, Isa* isa);  // false when this build knows no
 
 struct FcLayout;  // opaque, immutable after it is made, safe to share between threads
 
-// Makes the layout from a parsed buffer; *out is null unless kOk. The buffer may be freed afterwards.
+// Makes the layout from a parsed buffer; *out is null unless kOk. The buffer may be freed afterwards. Time and memory
+// follow the buffer's length, whatever numbers of rows and columns it claims; that those are what the caller's tensors
+// have is for the caller to check first.
 Status MakeFcLayout(const PackedView& packed, Isa isa, FcLayout** out);
 void FreeFcLayout(FcLayout* layout);
 uint32_t FcRows(const FcLayout* layout);

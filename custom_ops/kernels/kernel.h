@@ -12,7 +12,8 @@
 
 namespace keras_prune {
 
-// One way to run a fully connected layer.
+// One way to run a fully connected layer. `make` may give a layout of another kernel where that runs better: a layout
+// names the kernel that made it.
 struct FcKernel {
   Isa isa;
   Status (*make)(const PackedView& packed, const FcKernel* kernel, FcLayout** out);
@@ -26,6 +27,7 @@ struct FcLayout {
   const FcKernel* kernel;
   uint32_t rows;
   uint32_t cols;
+  uint32_t kept_rows;  // `forward` writes the rows that have weights; where that is not all, FcForward writes the others
   uint32_t codebook_size;
   size_t num_bytes;     // of the allocation
   float codebook[256];  // by code; 0.0 for code 0 and for codes that are not used
@@ -54,7 +56,7 @@ class Arena {
 void* AllocateAligned(uint64_t num_bytes);
 void FreeAligned(void* memory);
 
-// Fills the head of a layout.
+// Fills the head of a layout; kept_rows is `rows`.
 void InitLayout(const PackedView& packed, const FcKernel* kernel, uint64_t num_bytes, FcLayout* layout);
 
 extern const FcKernel kFcReference;

@@ -6,33 +6,30 @@
 
 namespace keras_prune {
 
-Sell16Builder::~Sell16Builder() {
-  FreeAligned(rows_);
-  FreeAligned(order_);
-}
+Sell16Builder::Sell16Builder(const PackedView& packed) : packed_(packed) {}
+
+Sell16Builder::~Sell16Builder() { FreeAligned(rows_); }
 
 Status Sell16Builder::Scan() {
-  rows_ = static_cast<Row*>(AllocateAligned(uint64_t{packed_.rows} * sizeof(Row)));
-  order_ = static_cast<uint32_t*>(AllocateAligned(uint64_t{packed_.rows} * sizeof(uint32_t)));
-  if (rows_ == nullptr || order_ == nullptr) return Status::kOutOfMemory;
+  const uint64_t most_rows = std::min(packed_.rows, packed_.num_kept);
+  rows_ = static_cast<Row*>(AllocateAligned(most_rows * sizeof(Row)));
+  if (rows_ == nullptr) return Status::kOutOfMemory;
   VisitKept(packed_, [this](uint32_t row, uint32_t col, uint32_t, uint32_t entry) {
-    if (rows_[row].left++ == 0) {
-      rows_[row].entry = entry;
-      rows_[row].col = col;
-    }
+    if (num_rows_ == 0 || rows_[num_rows_ - 1].row != row) rows_[num_rows_++] = {row, entry, col, 0};
+    ++rows_[num_rows_ - 1].left;
   });
-  for (uint32_t row = 0; row < packed_.rows; ++row) order_[row] = row;
-  std::sort(order_, order_ + packed_.rows, [this](uint32_t a, uint32_t b) {
-    return rows_[a].left != rows_[b].left ? rows_[a].left > rows_[b].left : a < b;
-  });
+  std::sort(rows_, rows_ + num_rows_,
+            [](const Row& a, const Row& b) { return a.left != b.left ? a.left > b.left : a.row < b.row; });
   return Status::kOk;
 }
+
+uint32_t Sell16Builder::NumSlices() const { return num_rows_ / kLanes + (num_rows_ % kLanes != 0); }
 
 // The lanes' first weights; lanes without a row have none.
 void Sell16Builder::LoadSlice(uint32_t slice, Lanes* lanes) const {
   for (uint32_t lane = 0; lane < kLanes; ++lane) {
     const uint64_t at = uint64_t{slice} * kLanes + lane;
-    const Row row = at < packed_.rows ? rows_[order_[at]] : Row{0, 0, 0};
+    const Row row = at < num_rows_ ? rows_[at] : Row{0, 0, 0, 0};
     lanes->entry[lane] = row.entry;
     lanes->left[lane] = row.left;
     lanes->col[lane] = row.left != 0 ? row.col : kNoColumn;
@@ -107,7 +104,8 @@ Status Sell16Builder::Build(uint32_t window, uint64_t num_steps, const FcKernel*
   PlaceArrays(num_steps, layout, layout);
   layout->window = window;
   layout->num_slices = NumSlices();
-  memcpy(layout->row_of, order_, uint64_t{packed_.rows} * sizeof(uint32_t));
+  layout->kept_rows = num_rows_;
+  for (uint32_t at = 0; at < num_rows_; ++at) layout->row_of[at] = rows_[at].row;
   for (uint64_t slot = 0; slot < num_steps * kLanes; ++slot) {  // fillers: each lane another column, inside x
     layout->slots[slot] = static_cast<uint16_t>(slot % kLanes < packed_.cols ? slot % kLanes : 0);
   }

@@ -24,15 +24,17 @@ struct Sell16Layout : FcLayout {
   uint32_t window;
   uint32_t num_slices;
   uint32_t* first_step;  // num_slices + 1
-  uint32_t* row_of;      // num_slices * 16; only the first `rows` are rows
+  uint32_t* row_of;      // num_slices * 16; only the first `kept_rows` are rows
   uint32_t* bases;       // one a step
   uint16_t* slots;       // 16 a step
 };
 
 // Makes layouts from the packed streams: one pass finds where rows begin; then each slice reads its 16 rows at once.
+// Rows without weights are in no slice. Nothing is defined in the class: this header is compiled for several instruction
+// sets, and the linker would keep the function of any one of them.
 class Sell16Builder {
  public:
-  explicit Sell16Builder(const PackedView& packed) : packed_(packed) {}
+  explicit Sell16Builder(const PackedView& packed);
   ~Sell16Builder();
   Sell16Builder(const Sell16Builder&) = delete;
   Sell16Builder& operator=(const Sell16Builder&) = delete;
@@ -44,14 +46,14 @@ class Sell16Builder {
 
  private:
   struct Row {
-    uint32_t entry, col, left;  // the next kept weight and how many are left
+    uint32_t row, entry, col, left;  // the next kept weight and how many are left
   };
   struct Lanes {
     uint32_t entry[kLanes], left[kLanes];
     uint32_t col[kLanes];  // kNoColumn when nothing is left
   };
   static constexpr uint32_t kNoColumn = UINT32_MAX;  // no column is that large, nor within a window of the last base
-  uint32_t NumSlices() const { return (packed_.rows + kLanes - 1) / kLanes; }
+  uint32_t NumSlices() const;
   void LoadSlice(uint32_t slice, Lanes* lanes) const;
   void Advance(uint32_t lane, Lanes* lanes) const;
   uint32_t BaseOf(const Lanes& lanes, uint32_t window) const;
@@ -60,8 +62,8 @@ class Sell16Builder {
   uint64_t PlaceArrays(uint64_t num_steps, void* base, Sell16Layout* arrays) const;
 
   const PackedView packed_;
-  Row* rows_ = nullptr;
-  uint32_t* order_ = nullptr;  // rows, the longest first
+  Row* rows_ = nullptr;  // those with kept weights, the longest first
+  uint32_t num_rows_ = 0;
 };
 
 // dx = dy * W, for any window.

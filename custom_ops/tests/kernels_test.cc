@@ -226,6 +226,62 @@ TEST(LayoutsAreSmall) {
   FreeFcLayout(nullptr);
 }
 
+size_t LayoutBytes(const PackedView& view, Isa isa) {
+  FcLayout* layout = nullptr;
+  EXPECT(MakeFcLayout(view, isa, &layout) == Status::kOk, "%s", IsaName(isa));
+  const size_t num_bytes = layout != nullptr ? FcLayoutBytes(layout) : 0;
+  FreeFcLayout(layout);
+  return num_bytes;
+}
+
+// 36 bytes that claim as many rows or columns as the format allows: nothing may be spent on the claim.
+TEST(LayoutsFollowTheBytesAndNotTheClaimedSizes) {
+  for (bool tall : {true, false}) {
+    Layer layer{1, 1, {0}, {0.0f}};
+    std::vector<uint8_t> packed = Pack(layer);
+    Put32(INT32_MAX, packed.data() + (tall ? 8 : 12));
+    Seal(&packed);
+    PackedView view;
+    EXPECT(ParsePacked(packed.data(), packed.size(), &view) == Status::kOk, "allowed");
+    for (Isa isa : SupportedIsas()) EXPECT(LayoutBytes(view, isa) < 4096, "%s", IsaName(isa));
+  }
+}
+
+TEST(MostRowsEmpty) {
+  Layer layer{100000, 7, std::vector<uint8_t>(700000), {0.0f, -1.5f, 2.0f}};
+  for (size_t at : {size_t{0}, size_t{350001}, size_t{350003}, size_t{699999}}) layer.codes[at] = 1 + at % 2;
+  CheckLayer(layer, {0, 1, 2, 5});
+  const std::vector<uint8_t> packed = Pack(layer);
+  PackedView view;
+  EXPECT(ParsePacked(packed.data(), packed.size(), &view) == Status::kOk, "pack");
+  for (Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512}) {
+    if (IsaSupported(isa)) EXPECT(LayoutBytes(view, isa) < 4096, "%s: %zu", IsaName(isa), LayoutBytes(view, isa));
+  }
+}
+
+// With a few rows most slots of the vector kernels would be fillers: the scalar layout stands in.
+TEST(FewRowsTakeTheScalarLayout) {
+  struct {
+    uint32_t rows, cols;
+    double density;
+    bool scalar;
+  } const cases[] = {{1, 25088, 0.1, true}, {1, 70000, 1.0, true},  {2, 4096, 0.1, true},   {10, 100, 0.26, false},
+                     {10, 84, 0.3, false},  {100, 300, 0.09, false}, {300, 784, 0.08, false}, {500, 800, 0.08, false},
+                     {500, 9216, 0.09, false}, {500, 25088, 0.04, false}, {1000, 4096, 0.25, false}};
+  for (const auto& c : cases) {
+    const Layer layer = RandomLayer(c.rows, c.cols, c.density, 16, c.rows);
+    CheckLayer(layer, {1, 5});
+    const std::vector<uint8_t> packed = Pack(layer);
+    PackedView view;
+    EXPECT(ParsePacked(packed.data(), packed.size(), &view) == Status::kOk, "pack");
+    for (Isa isa : {Isa::kAvx2, Isa::kAvx512}) {
+      if (!IsaSupported(isa)) continue;
+      const bool is_scalar = LayoutBytes(view, isa) == LayoutBytes(view, Isa::kScalar);
+      EXPECT(is_scalar == c.scalar, "%s %ux%u", IsaName(isa), c.rows, c.cols);
+    }
+  }
+}
+
 TEST(NamesAndForcing) {
   EXPECT(IsaSupported(Isa::kReference) && IsaSupported(Isa::kScalar), "always there");
   bool ok = false;

@@ -101,6 +101,19 @@ TEST(TheTestsEncoderWritesTheGoldenBytes) {
   }
 }
 
+// Headers alone, too large for the files of dense values.
+TEST(GoldenLimits) {
+  std::ifstream file(std::string(KERAS_PRUNE_GOLDEN) + "/limits.txt");
+  std::string name, verdict;
+  int cases = 0;
+  for (; file >> name >> verdict; ++cases) {
+    const Status expected = verdict == "allowed" ? Status::kOk : Status::kBadSizes;
+    const Status status = Parse(Golden(name + ".packed"));
+    EXPECT(status == expected, "%s: %s", name.c_str(), StatusMessage(status));
+  }
+  EXPECT(cases == 4, "%d", cases);
+}
+
 TEST(UnalignedBuffers) {
   const Bytes packed = Golden("one_row.packed");
   for (size_t shift = 1; shift < 8; ++shift) {

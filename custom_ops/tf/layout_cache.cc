@@ -17,7 +17,7 @@ struct Entry {
   TF_Tensor* tensor;  // holds the buffer
   const uint8_t* data;
   size_t num_bytes;
-  uint32_t checksum;  // as read from the header: also tells when a buffer not owned by TensorFlow was overwritten
+  uint32_t checksum;  // as read from the header: tells when other packed bytes were written behind TensorFlow's back
   SharedLayout* shared;
   uint64_t last_use;
   Entry* next;
@@ -156,11 +156,12 @@ void Insert(Entry* entry) {
   ++num_entries;
 }
 
-// Parses, checks and builds; the result has one reference, the caller's. Needs build_mutex.
-Status MakeShared(const uint8_t* data, size_t num_bytes, Isa isa, SharedLayout** out) {
+// Parses, checks and builds; the result has one reference, the caller's, or is null: refused by `check` if kOk. Needs
+// build_mutex.
+Status MakeShared(const uint8_t* data, size_t num_bytes, Isa isa, const SizeCheck& check, SharedLayout** out) {
   PackedView view;
   const Status parsed = ParsePacked(data, num_bytes, &view);
-  if (parsed != Status::kOk) return parsed;
+  if (parsed != Status::kOk || !check.accept(check.caller, view.rows, view.cols)) return parsed;
   SharedLayout* shared = static_cast<SharedLayout*>(calloc(1, sizeof(SharedLayout)));
   if (shared == nullptr) return Status::kOutOfMemory;
   const Status made = MakeFcLayout(view, isa, &shared->layout);
@@ -175,7 +176,8 @@ Status MakeShared(const uint8_t* data, size_t num_bytes, Isa isa, SharedLayout**
 }
 
 // The slow path: a new address.
-LayoutLookup FindOrMake(TF_Tensor* packed, const uint8_t* data, size_t num_bytes, uint32_t checksum) {
+LayoutLookup FindOrMake(TF_Tensor* packed, const uint8_t* data, size_t num_bytes, uint32_t checksum,
+                        const SizeCheck& check) {
   Lock lock(&build_mutex);
   bool ignored;
   SharedLayout* shared = FindByAddress(data, num_bytes, checksum, &ignored);  // another thread may have been first
@@ -193,7 +195,11 @@ LayoutLookup FindOrMake(TF_Tensor* packed, const uint8_t* data, size_t num_bytes
       return {nullptr, "KERAS_PRUNE_ISA names an instruction set that is unknown or that this CPU lacks; unset it",
               false};
     }
-    status = MakeShared(data, num_bytes, isa, &shared);
+    status = MakeShared(data, num_bytes, isa, check, &shared);
+    if (shared == nullptr && status == Status::kOk) {
+      tf.TF_DeleteTensor(packed);
+      return {nullptr, nullptr, false};
+    }
   }
   Entry* entry = shared == nullptr ? nullptr : static_cast<Entry*>(calloc(1, sizeof(Entry)));
   if (entry == nullptr) {
@@ -209,13 +215,13 @@ LayoutLookup FindOrMake(TF_Tensor* packed, const uint8_t* data, size_t num_bytes
 
 }  // namespace
 
-LayoutLookup AcquireLayout(TF_Tensor* packed) {
+LayoutLookup AcquireLayout(TF_Tensor* packed, const SizeCheck& check) {
   const uint8_t* data = static_cast<const uint8_t*>(tf.TF_TensorData(packed));
   const size_t num_bytes = tf.TF_TensorByteSize(packed);
   const uint32_t checksum = ChecksumOf(data, num_bytes);
   bool release_is_due = false;
   SharedLayout* shared = FindByAddress(data, num_bytes, checksum, &release_is_due);
-  if (shared == nullptr) return FindOrMake(packed, data, num_bytes, checksum);
+  if (shared == nullptr) return FindOrMake(packed, data, num_bytes, checksum, check);
   tf.TF_DeleteTensor(packed);
   if (release_is_due) ReleaseUnused();
   return {shared, nullptr, false};

@@ -1,5 +1,6 @@
 // The TensorFlow op KerasPruneRelativeIndexMatmul: y = x * W on packed weights, or dx = dy * W^T with transpose = true.
-// W is the Keras kernel (inputs, outputs); `packed` holds its transpose, (rows, cols) = (outputs, inputs).
+// W is the Keras kernel (inputs, outputs); `packed` holds its transpose, (rows, cols) = (outputs, inputs). All dimensions
+// of x but the last are batch.
 //
 // To build: this folder's, custom_ops/kernels' and custom_ops/'s *.cc as position-independent C++17, linked with
 //   c++ -shared ... -nodefaultlibs -lc -ldl -lgcc -Wl,--no-undefined
@@ -20,6 +21,7 @@ namespace keras_prune {
 namespace {
 
 constexpr char kOpName[] = "KerasPruneRelativeIndexMatmul";
+constexpr int kMaxRank = 254;  // of TensorFlow's tensors
 
 struct Kernel {
   bool transpose;
@@ -58,9 +60,10 @@ __attribute__((format(printf, 3, 4))) bool Fail(TF_Status* status, int code, con
 }
 
 bool CheckInputs(const TF_Tensor* x, const TF_Tensor* packed, TF_Status* status) {
-  if (tf.TF_NumDims(x) != 2 || tf.TF_TensorType(x) != kTfFloat) {
+  if (tf.TF_NumDims(x) < 2 || tf.TF_NumDims(x) > kMaxRank || tf.TF_TensorType(x) != kTfFloat) {
     return Fail(status, kTfInvalidArgument,
-                "expected x of shape (batch, size) and type float32, got rank %d and type %d; reshape or cast it",
+                "expected x of shape (batch, size) or (..., size) and type float32, got rank %d and type %d; reshape or "
+                "cast it",
                 tf.TF_NumDims(x), tf.TF_TensorType(x));
   }
   if (tf.TF_NumDims(packed) != 1 || tf.TF_TensorType(packed) != kTfUint8) {
@@ -72,8 +75,28 @@ bool CheckInputs(const TF_Tensor* x, const TF_Tensor* packed, TF_Status* status)
   return true;
 }
 
-bool CheckSizes(const Kernel& kernel, const FcLayout* layout, const TF_Tensor* x, TF_Status* status) {
-  const int64_t rows = FcRows(layout), cols = FcCols(layout);
+int64_t LastDim(const TF_Tensor* x) { return tf.TF_Dim(x, tf.TF_NumDims(x) - 1); }
+
+// The product of all dimensions but the last; a tensor has fewer than 2^63 values.
+int64_t BatchOf(const TF_Tensor* x) {
+  int64_t batch = 1;
+  for (int i = 0; i + 1 < tf.TF_NumDims(x); ++i) batch *= tf.TF_Dim(x, i);
+  return batch;
+}
+
+// "(2, 3, 7)"; cut where there are very many dimensions.
+struct ShapeText {
+  char text[96];
+  explicit ShapeText(const TF_Tensor* x) {
+    size_t used = 0;
+    for (int i = 0; i < tf.TF_NumDims(x) && used + 24 < sizeof text; ++i) {
+      used += snprintf(text + used, sizeof text - used, "%s%" PRId64, i == 0 ? "(" : ", ", tf.TF_Dim(x, i));
+    }
+    snprintf(text + used, sizeof text - used, ")");
+  }
+};
+
+bool CheckSizes(const Kernel& kernel, int64_t rows, int64_t cols, const TF_Tensor* x, TF_Status* status) {
   if ((kernel.rows >= 0 && kernel.rows != rows) || (kernel.cols >= 0 && kernel.cols != cols)) {
     return Fail(status, kTfInvalidArgument,
                 "expected packed weights of %" PRId64 " units and %" PRId64 " inputs (-1: any), got %" PRId64
@@ -81,36 +104,49 @@ bool CheckSizes(const Kernel& kernel, const FcLayout* layout, const TF_Tensor* x
                 kernel.rows, kernel.cols, rows, cols);
   }
   const int64_t expected = kernel.transpose ? rows : cols;
-  if (tf.TF_Dim(x, 1) != expected) {
+  if (LastDim(x) != expected) {
     return Fail(status, kTfInvalidArgument,
                 "expected x of shape (batch, %" PRId64 ") for packed weights of %" PRId64 " units and %" PRId64
-                " inputs with transpose = %s, got (%" PRId64 ", %" PRId64 "); check the layer before this one",
-                expected, rows, cols, kernel.transpose ? "true" : "false", tf.TF_Dim(x, 0), tf.TF_Dim(x, 1));
+                " inputs with transpose = %s, got %s; check the layer before this one",
+                expected, rows, cols, kernel.transpose ? "true" : "false", ShapeText(x).text);
   }
   const int64_t result = kernel.transpose ? cols : rows;
-  if (tf.TF_Dim(x, 0) > INT64_MAX / (result * static_cast<int64_t>(sizeof(float)))) {
-    return Fail(status, kTfInvalidArgument, "a batch of %" PRId64 " is too large; split it", tf.TF_Dim(x, 0));
+  if (BatchOf(x) > INT64_MAX / (result * static_cast<int64_t>(sizeof(float)))) {
+    return Fail(status, kTfInvalidArgument, "a batch of %" PRId64 " is too large; split it", BatchOf(x));
   }
   return true;
 }
 
-// Checks, then computes; false with `status` set on an error.
+// One call's expectations, for AcquireLayout.
+struct Expected {
+  const Kernel& kernel;
+  const TF_Tensor* x;
+  TF_Status* status;
+  static bool Accept(void* caller, uint32_t rows, uint32_t cols) {
+    const auto& expected = *static_cast<const Expected*>(caller);
+    return CheckSizes(expected.kernel, rows, cols, expected.x, expected.status);
+  }
+};
+
+// Computes; false with `status` set on an error. The sizes fit.
 bool Multiply(const Kernel& kernel, const FcLayout* layout, const TF_Tensor* x, TF_OpKernelContext* context,
               TF_Status* status) {
-  if (!CheckSizes(kernel, layout, x, status)) return false;
-  const int64_t shape[2] = {tf.TF_Dim(x, 0), kernel.transpose ? FcCols(layout) : FcRows(layout)};
-  const size_t num_bytes = static_cast<size_t>(shape[0]) * static_cast<size_t>(shape[1]) * sizeof(float);
+  const int rank = tf.TF_NumDims(x);
+  const int64_t batch = BatchOf(x), size = kernel.transpose ? FcCols(layout) : FcRows(layout);
+  int64_t shape[kMaxRank];
+  for (int i = 0; i + 1 < rank; ++i) shape[i] = tf.TF_Dim(x, i);
+  shape[rank - 1] = size;
+  const size_t num_bytes = static_cast<size_t>(batch) * static_cast<size_t>(size) * sizeof(float);
   Tensor y;
-  y.tensor = tf.TF_AllocateOutput(context, 0, kTfFloat, shape, 2, num_bytes, status);
+  y.tensor = tf.TF_AllocateOutput(context, 0, kTfFloat, shape, rank, num_bytes, status);
   if (tf.TF_GetCode(status) != kTfOk) return false;
   if (num_bytes == 0) return true;
   const float* from = static_cast<const float*>(tf.TF_TensorData(x));
   float* to = static_cast<float*>(tf.TF_TensorData(y.tensor));
-  const size_t batch = static_cast<size_t>(shape[0]);
   if (kernel.transpose) {
-    FcBackward(layout, from, batch, to);
+    FcBackward(layout, from, static_cast<size_t>(batch), to);
   } else {
-    FcForward(layout, from, batch, nullptr, -HUGE_VALF, HUGE_VALF, to);
+    FcForward(layout, from, static_cast<size_t>(batch), nullptr, -HUGE_VALF, HUGE_VALF, to);
   }
   return true;
 }
@@ -122,11 +158,15 @@ bool ComputeChecked(const Kernel& kernel, TF_OpKernelContext* context, TF_Status
   tf.TF_GetInput(context, 1, &packed.tensor, status);
   if (tf.TF_GetCode(status) != kTfOk) return false;
   if (!CheckInputs(x.tensor, packed.tensor, status)) return false;
-  const LayoutLookup found = AcquireLayout(packed.Take());
+  Expected expected = {kernel, x.tensor, status};
+  const LayoutLookup found = AcquireLayout(packed.Take(), {Expected::Accept, &expected});
+  if (found.shared == nullptr && found.error == nullptr) return false;
   if (found.shared == nullptr) {
     return Fail(status, found.out_of_memory ? kTfResourceExhausted : kTfInvalidArgument, "%s", found.error);
   }
-  const bool ok = Multiply(kernel, found.shared->layout, x.tensor, context, status);
+  const FcLayout* layout = found.shared->layout;
+  const bool ok = CheckSizes(kernel, FcRows(layout), FcCols(layout), x.tensor, status) &&
+                  Multiply(kernel, layout, x.tensor, context, status);
   ReleaseLayout(found.shared);
   return ok;
 }
@@ -145,6 +185,10 @@ void* Create(TF_OpKernelConstruction* construction) {
   tf.TF_OpKernelConstruction_GetAttrBool(construction, "transpose", &transpose, call.status);
   if (call.ok()) tf.TF_OpKernelConstruction_GetAttrInt64(construction, "rows", &rows, call.status);
   if (call.ok()) tf.TF_OpKernelConstruction_GetAttrInt64(construction, "cols", &cols, call.status);
+  if (call.ok() && (rows < -1 || rows == 0 || cols < -1 || cols == 0)) {
+    Fail(call.status, kTfInvalidArgument, "expected rows and cols of at least 1, or -1 for any, got %" PRId64
+         " and %" PRId64 "; pass the layer's units and inputs", rows, cols);
+  }
   Kernel* kernel = call.ok() ? static_cast<Kernel*>(malloc(sizeof(Kernel))) : nullptr;
   if (kernel == nullptr) {
     if (call.ok()) Fail(call.status, kTfResourceExhausted, "out of memory");
@@ -179,8 +223,7 @@ void InputRank(TF_ShapeInferenceContext* context, int index, const Shape& shape,
   }
 }
 
-// (batch, ?): the C API gives shape functions no integer attributes, so Python sets the second dimension where it is
-// known.
+// (..., ?): the C API gives shape functions no integer attributes, so Python sets the last dimension where it is known.
 void InferShape(TF_ShapeInferenceContext* context, TF_Status* status) {
   constexpr size_t kUnknown = static_cast<size_t>(-1);  // as int64 TensorFlow's mark of an unknown dimension
   const Shape x(tf.TF_NewShapeHandle()), packed(tf.TF_NewShapeHandle()), y(tf.TF_NewShapeHandle());
@@ -188,19 +231,29 @@ void InferShape(TF_ShapeInferenceContext* context, TF_Status* status) {
   InputRank(context, 0, x, &x_rank, status);
   if (tf.TF_GetCode(status) == kTfOk) InputRank(context, 1, packed, &packed_rank, status);
   if (tf.TF_GetCode(status) != kTfOk) return;
-  if ((x_rank != -1 && x_rank != 2) || (packed_rank != -1 && packed_rank != 1)) {
+  if (x_rank == 0 || x_rank == 1 || (packed_rank != -1 && packed_rank != 1)) {
     Fail(status, kTfInvalidArgument,
-         "expected x of rank 2 and packed of rank 1, got %" PRId64 " and %" PRId64 " (-1: unknown); reshape them",
+         "expected x of rank 2 or more and packed of rank 1, got %" PRId64 " and %" PRId64
+         " (-1: unknown); reshape them",
          x_rank, packed_rank);
     return;
   }
-  const Shape last(tf.TF_ShapeInferenceContextVectorFromSize(context, kUnknown));
-  const Shape batch(x_rank == 2 ? tf.TF_NewShapeHandle()
-                                : tf.TF_ShapeInferenceContextVectorFromSize(context, kUnknown));
-  if (x_rank == 2) tf.TF_ShapeInferenceContextSubshape(context, x.handle, 0, 1, batch.handle, status);
+  if (x_rank == -1) return tf.TF_ShapeInferenceContextSetUnknownShape(context, status);
+  const Shape last(tf.TF_ShapeInferenceContextVectorFromSize(context, kUnknown)), batch(tf.TF_NewShapeHandle());
+  tf.TF_ShapeInferenceContextSubshape(context, x.handle, 0, -1, batch.handle, status);
   if (tf.TF_GetCode(status) != kTfOk) return;
   tf.TF_ShapeInferenceContextConcatenateShapes(context, batch.handle, last.handle, y.handle, status);
   if (tf.TF_GetCode(status) == kTfOk) tf.TF_ShapeInferenceContextSetOutput(context, 0, y.handle, status);
+}
+
+// True when this process has the op already, from a copy of this library at another path: TensorFlow ends the process
+// where a name is registered twice.
+bool IsRegistered(TF_Status* status) {
+  TF_Buffer* kernels = tf.TF_GetRegisteredKernelsForOp(kOpName, status);
+  if (kernels == nullptr) return false;
+  const bool found = kernels->length != 0;  // a serialized list
+  tf.TF_DeleteBuffer(kernels);
+  return found;
 }
 
 bool RegisterOp(TF_Status* status) {
@@ -224,7 +277,8 @@ __attribute__((constructor)) void Register() {
     return;
   }
   CallStatus call;
-  if (RegisterOp(call.status)) {
+  if (IsRegistered(call.status)) return;
+  if (call.ok() && RegisterOp(call.status)) {
     TF_KernelBuilder* builder = tf.TF_NewKernelBuilder(kOpName, "CPU", Create, Compute, Delete);
     tf.TF_RegisterKernelBuilder(kOpName, builder, call.status);
   }

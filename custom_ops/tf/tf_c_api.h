@@ -18,6 +18,13 @@ struct TF_KernelBuilder;
 struct TF_OpKernelConstruction;
 struct TF_OpKernelContext;
 
+// Bytes that TensorFlow hands out.
+struct TF_Buffer {
+  const void* data;
+  size_t length;
+  void (*data_deallocator)(void* data, size_t length);
+};
+
 // Arguments of the calls below.
 typedef void (*KpShapeFunction)(TF_ShapeInferenceContext*, TF_Status*);
 typedef void* (*KpCreateFunction)(TF_OpKernelConstruction*);
@@ -59,11 +66,14 @@ enum TfDataType : int { kTfFloat = 1, kTfUint8 = 4 };
   F(TF_ShapeInferenceContextRank, int64_t, (TF_ShapeInferenceContext*, TF_ShapeHandle*))                               \
   F(TF_ShapeInferenceContextSubshape, void,                                                                            \
     (TF_ShapeInferenceContext*, TF_ShapeHandle*, int64_t start, int64_t end, TF_ShapeHandle* result, TF_Status*))      \
+  F(TF_ShapeInferenceContextSetUnknownShape, void, (TF_ShapeInferenceContext*, TF_Status*))                            \
   F(TF_ShapeInferenceContextVectorFromSize, TF_ShapeHandle*, (TF_ShapeInferenceContext*, size_t size))                 \
   F(TF_ShapeInferenceContextConcatenateShapes, void,                                                                   \
     (TF_ShapeInferenceContext*, TF_ShapeHandle*, TF_ShapeHandle*, TF_ShapeHandle* result, TF_Status*))                 \
   F(TF_NewKernelBuilder, TF_KernelBuilder*,                                                                            \
     (const char* op, const char* device, KpCreateFunction, KpComputeFunction, KpDeleteFunction))                       \
+  F(TF_GetRegisteredKernelsForOp, TF_Buffer*, (const char* op, TF_Status*))                                            \
+  F(TF_DeleteBuffer, void, (TF_Buffer*))                                                                               \
   F(TF_RegisterKernelBuilder, void, (const char* name, TF_KernelBuilder*, TF_Status*))                                 \
   F(TF_OpKernelConstruction_GetAttrBool, void,                                                                         \
     (TF_OpKernelConstruction*, const char* name, unsigned char* value, TF_Status*))                                    \

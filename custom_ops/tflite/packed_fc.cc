@@ -93,44 +93,38 @@ TfLiteStatus CheckTensorIndices(TfLiteContext* context, const PackedFc& op) {
   return kTfLiteOk;
 }
 
-// Makes the layout unless it is there already for these bytes: prepare runs again at every resize.
-TfLiteStatus MakeLayout(TfLiteContext* context, PackedFc* op) {
-  const TfLiteTensor& t = context->tensors[op->packed];
+bool IsConstant(const TfLiteTensor& t) {
+  return t.allocation_type == kTfLiteMmapRo || t.allocation_type == kTfLitePersistentRo;
+}
+
+TfLiteStatus CheckPackedTensor(TfLiteContext* context, const PackedFc& op) {
+  const TfLiteTensor& t = context->tensors[op.packed];
   KP_REQUIRE(t.type == kTfLiteUInt8, "packed weights %s: expected uint8, got type %d; export the model again",
              NameOf(t), t.type);
-  KP_REQUIRE((t.allocation_type == kTfLiteMmapRo || t.allocation_type == kTfLitePersistentRo) && t.data != nullptr,
+  KP_REQUIRE(IsConstant(t) && t.data != nullptr,
              "packed weights %s: expected a constant, got a computed tensor; export the model again", NameOf(t));
   KP_REQUIRE(t.dims != nullptr && t.dims->size == 1 && static_cast<size_t>(t.dims->data[0]) == t.bytes,
              "packed weights %s: expected shape [%d], got rank %d; export the model again", NameOf(t),
              static_cast<int>(t.bytes), t.dims != nullptr ? t.dims->size : 0);
-  if (op->layout != nullptr && op->layout_data == t.data && op->layout_bytes == t.bytes) return kTfLiteOk;
-  FreeFcLayout(op->layout);
-  op->layout = nullptr;
-  PackedView view;
-  Status status = ParsePacked(static_cast<const uint8_t*>(t.data), t.bytes, &view);
-  if (status == Status::kOk) status = MakeFcLayout(view, op->isa, &op->layout);
-  KP_REQUIRE(status == Status::kOk, "packed weights %s: %s", NameOf(t), StatusMessage(status));
-  op->layout_data = t.data;
-  op->layout_bytes = t.bytes;
   return kTfLiteOk;
 }
 
-TfLiteStatus CheckBias(TfLiteContext* context, const PackedFc& op) {
+TfLiteStatus CheckBias(TfLiteContext* context, const PackedFc& op, uint32_t rows) {
   if (op.bias == kTfLiteOptionalTensor) return kTfLiteOk;
   const TfLiteTensor& t = context->tensors[op.bias];
-  const uint32_t rows = FcRows(op.layout);
   KP_REQUIRE(t.type == kTfLiteFloat32, "bias %s: expected float32, got type %d; export the model again", NameOf(t),
              t.type);
   KP_REQUIRE(t.dims != nullptr && t.dims->size == 1 && static_cast<uint32_t>(t.dims->data[0]) == rows,
              "bias %s: expected shape [%u] as the packed weights have rows, got rank %d and %d values; export again",
              NameOf(t), rows, t.dims != nullptr ? t.dims->size : 0, static_cast<int>(t.bytes / sizeof(float)));
+  KP_REQUIRE(!IsConstant(t) || t.data != nullptr, "bias %s: expected values, got a constant without any; export again",
+             NameOf(t));
   return kTfLiteOk;
 }
 
 // Checks the activations and counts their rows.
-TfLiteStatus CountBatch(TfLiteContext* context, PackedFc* op) {
+TfLiteStatus CountBatch(TfLiteContext* context, PackedFc* op, uint32_t cols) {
   const TfLiteTensor& t = context->tensors[op->x];
-  const uint32_t cols = FcCols(op->layout);
   KP_REQUIRE(t.type == kTfLiteFloat32, "input %s: expected float32, got type %d; feed float32 activations", NameOf(t),
              t.type);
   KP_REQUIRE(t.dims != nullptr && t.dims->size >= 1, "input %s: expected rank 1 or more, got a scalar", NameOf(t));
@@ -150,13 +144,53 @@ TfLiteStatus CountBatch(TfLiteContext* context, PackedFc* op) {
   return kTfLiteOk;
 }
 
-// [batch, rows], or with kept dimensions the input's shape with `rows` for the last.
-TfLiteStatus ResizeOutput(TfLiteContext* context, const PackedFc& op) {
-  TfLiteTensor& y = context->tensors[op.y];
-  const uint32_t rows = FcRows(op.layout);
+// The last dimension that the file declares is checked unless it says -1, any.
+TfLiteStatus CheckOutput(TfLiteContext* context, const PackedFc& op, uint32_t rows) {
+  const TfLiteTensor& y = context->tensors[op.y];
   KP_REQUIRE(y.type == kTfLiteFloat32, "output %s: expected float32, got type %d; export the model again", NameOf(y),
              y.type);
-  KP_REQUIRE(rows <= INT_MAX && op.batch <= INT_MAX, "an output of %u columns is too large for the runtime", rows);
+  KP_REQUIRE(!IsConstant(y), "output %s: expected a tensor to write to, got a constant; export the model again",
+             NameOf(y));
+  const bool has_signature = y.dims_signature != nullptr && y.dims_signature->size > 0;
+  const TfLiteIntArray* declared = has_signature ? y.dims_signature : y.dims;
+  const int last = declared != nullptr && declared->size > 0 ? declared->data[declared->size - 1] : -1;
+  KP_REQUIRE(last < 0 || static_cast<uint32_t>(last) == rows,
+             "output %s: expected a last dimension of %u as the packed weights have rows, got %d; export again",
+             NameOf(y), rows, last);
+  KP_REQUIRE(op.batch <= INT_MAX, "an output of %u columns and more than %d rows is too large for the runtime", rows,
+             INT_MAX);
+  return kTfLiteOk;
+}
+
+// Everything that the tensors' shapes tell is compared with what the packed bytes claim, before memory is spent on it.
+TfLiteStatus CheckShapes(TfLiteContext* context, PackedFc* op, uint32_t rows, uint32_t cols) {
+  TfLiteStatus status = CheckBias(context, *op, rows);
+  if (status == kTfLiteOk) status = CountBatch(context, op, cols);
+  return status == kTfLiteOk ? CheckOutput(context, *op, rows) : status;
+}
+
+// Makes the layout unless it is there already for these bytes: prepare runs again at every resize.
+TfLiteStatus MakeLayout(TfLiteContext* context, PackedFc* op) {
+  const TfLiteTensor& t = context->tensors[op->packed];
+  if (op->layout != nullptr && op->layout_data == t.data && op->layout_bytes == t.bytes) {
+    return CheckShapes(context, op, FcRows(op->layout), FcCols(op->layout));
+  }
+  FreeFcLayout(op->layout);
+  op->layout = nullptr;
+  PackedView view;
+  Status status = ParsePacked(static_cast<const uint8_t*>(t.data), t.bytes, &view);
+  KP_REQUIRE(status == Status::kOk, "packed weights %s: %s", NameOf(t), StatusMessage(status));
+  const TfLiteStatus fits = CheckShapes(context, op, view.rows, view.cols);
+  if (fits != kTfLiteOk) return fits;
+  status = MakeFcLayout(view, op->isa, &op->layout);
+  KP_REQUIRE(status == Status::kOk, "packed weights %s: %s", NameOf(t), StatusMessage(status));
+  op->layout_data = t.data;
+  op->layout_bytes = t.bytes;
+  return kTfLiteOk;
+}
+
+// [batch, rows], or with kept dimensions the input's shape with `rows` for the last.
+TfLiteStatus ResizeOutput(TfLiteContext* context, const PackedFc& op) {
   const TfLiteIntArray& in = *context->tensors[op.x].dims;
   const bool keep = (op.options[2] & kKeepNumDims) != 0;
   const int rank = keep ? in.size : 2;
@@ -165,8 +199,8 @@ TfLiteStatus ResizeOutput(TfLiteContext* context, const PackedFc& op) {
   int* dims = reinterpret_cast<int*>(shape) + 1;
   shape->size = rank;
   for (int i = 0; i + 1 < rank; ++i) dims[i] = keep ? in.data[i] : static_cast<int>(op.batch);
-  dims[rank - 1] = static_cast<int>(rows);
-  return context->ResizeTensor(context, &y, shape);
+  dims[rank - 1] = static_cast<int>(FcRows(op.layout));
+  return context->ResizeTensor(context, &context->tensors[op.y], shape);
 }
 
 TfLiteStatus Prepare(TfLiteContext* context, TfLiteNode* node) {
@@ -174,9 +208,8 @@ TfLiteStatus Prepare(TfLiteContext* context, TfLiteNode* node) {
   KP_REQUIRE(op != nullptr, "the operator could not be read from the graph; free memory or export the model again");
   TfLiteStatus status = CheckTensorIndices(context, *op);
   if (status == kTfLiteOk) status = ReadOptions(context, op);
+  if (status == kTfLiteOk) status = CheckPackedTensor(context, *op);
   if (status == kTfLiteOk) status = MakeLayout(context, op);
-  if (status == kTfLiteOk) status = CheckBias(context, *op);
-  if (status == kTfLiteOk) status = CountBatch(context, op);
   return status == kTfLiteOk ? ResizeOutput(context, *op) : status;
 }
 
@@ -184,6 +217,11 @@ TfLiteStatus Invoke(TfLiteContext* context, TfLiteNode* node) {
   const auto& op = *static_cast<const PackedFc*>(node->user_data);
   const TfLiteTensor* t = context->tensors;
   const auto* bias = op.bias == kTfLiteOptionalTensor ? nullptr : static_cast<const float*>(t[op.bias].data);
+  KP_REQUIRE(bias != nullptr || op.bias == kTfLiteOptionalTensor,
+             "bias %s: expected values, got none; compute it before this operator, or export again",
+             NameOf(t[op.bias]));
+  if (op.batch == 0) return kTfLiteOk;
+  KP_REQUIRE(t[op.x].data != nullptr && t[op.y].data != nullptr, "the input or the output has no memory; export again");
   FcForward(op.layout, static_cast<const float*>(t[op.x].data), op.batch, bias, op.low, op.high,
             static_cast<float*>(t[op.y].data));
   return kTfLiteOk;

@@ -13,7 +13,7 @@ enum TfLiteStatus { kTfLiteOk = 0, kTfLiteError = 1 };
 
 enum TfLiteType { kTfLiteNoType = 0, kTfLiteFloat32 = 1, kTfLiteInt32 = 2, kTfLiteUInt8 = 3 };
 
-enum TfLiteAllocationType { kTfLiteMmapRo = 1, kTfLitePersistentRo = 5 };
+enum TfLiteAllocationType { kTfLiteMmapRo = 1, kTfLiteArenaRw = 2, kTfLiteDynamic = 4, kTfLitePersistentRo = 5 };
 
 constexpr int kTfLiteOptionalTensor = -1;
 constexpr int32_t kTfLiteBuiltinCustom = 32;

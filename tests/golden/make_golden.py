@@ -8,6 +8,7 @@ Run once when the format's version changes (and then keep the old files: a reade
 from __future__ import annotations
 
 import pathlib
+import zlib
 
 import numpy as np
 
@@ -51,8 +52,23 @@ CASES: dict[str, tuple[np.ndarray, int, int | None]] = {
 }
 
 
+# name: rows, cols, whether the format allows them; a header only, everything pruned
+LIMITS: dict[str, tuple[int, int, bool]] = {
+    "rows_at_the_limit": (2**31 - 1, 1, True),
+    "rows_past_the_limit": (2**31, 1, False),
+    "cols_at_the_limit": (2, 2**31 - 1, True),
+    "cols_past_the_limit": (1, 2**31, False),
+}
+
+
+def _header(rows: int, cols: int) -> bytes:
+    fields = (sparse_format.MAGIC, sparse_format.VERSION, 4, 2, 0, rows, cols, 0, 0, 1, sparse_format.HEADER.size)
+    head = sparse_format.HEADER.pack(*fields, 0)
+    return sparse_format.HEADER.pack(*fields, zlib.crc32(head))
+
+
 def main() -> None:
-    """Writes <name>.packed, <name>.dense (float32, row-major, little-endian) and the list of all."""
+    """Writes <name>.packed, <name>.dense (float32, row-major, little-endian) and the lists of both kinds."""
     lines = []
     for name, (codes, size, gap_bits) in CASES.items():
         packed = sparse_format.encode(codes, _codebook(size), gap_bits=gap_bits)
@@ -62,6 +78,10 @@ def main() -> None:
         counts = (header.rows, header.cols, header.gap_bits, header.code_bits, header.num_entries, header.num_kept)
         lines.append(" ".join([name, *map(str, counts)]))
     (FOLDER / "manifest.txt").write_text("\n".join(lines) + "\n")
+    for name, (rows, cols, _) in LIMITS.items():
+        (FOLDER / f"{name}.packed").write_bytes(_header(rows, cols))
+    verdicts = [f"{name} {'allowed' if allowed else 'refused'}" for name, (_, _, allowed) in LIMITS.items()]
+    (FOLDER / "limits.txt").write_text("\n".join(verdicts) + "\n")
 
 
 if __name__ == "__main__":
