@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 EXAMPLE = pathlib.Path(__file__).resolve().parents[1] / "examples" / "mnist_lenet.py"
@@ -36,6 +37,42 @@ def test_example_writes_its_artifacts(data_dir, tmp_path):
     assert result["weights_kept"] == pytest.approx(10_819 + 2_850 + 280, abs=5)  # a rare centroid is exactly zero
     assert result["prediction_mismatches"] == 0
     assert result["error"] < 5  # one epoch reaches about 3 %; chance is 90 %
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [("lenet_300_100", "iterative", "l2"), ("lenet_300_100", "one_shot", "l1"), ("lenet5", "gradual", "l2")],
+    ids="-".join,
+)
+def test_every_method_reaches_han(data_dir, tmp_path, choice):
+    """12x fewer weights, whatever the method; two images in a hundred are enough to see that it trains."""
+    net, method, regularizer = choice
+    with np.load(data_dir / "mnist.npz") as data:
+        few = {name: data[name][:1_200] for name in data.files}
+    np.savez(tmp_path / "mnist.npz", **few)
+    flags = (f"--net={net}", f"--method={method}", f"--regularizer={regularizer}", "--rounds=2", "--prune_epochs=2")
+    result = run_example(tmp_path, tmp_path, *flags, "--dense_epochs=1", "--batch_size=32")
+    assert result.keys() >= FIELDS
+    assert (result["net"], result["method"], result["regularizer"]) == choice
+    # 784 * 300 + 300 * 100 + 100 * 10; 25 * 20 + 25 * 20 * 50 + 800 * 500 + 500 * 10
+    assert result["weights_total"] == {"lenet_300_100": 266_200, "lenet5": 430_500}[net]
+    assert result["weights_total"] / result["weights_kept"] >= 12
+    assert result["prediction_mismatches"] == 0
+    assert result["error"] < 60  # chance is 90 %
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["gradual", "iterative"])
+def test_lenet5_keeps_the_promise(data_dir, tmp_path, method):
+    """Han's 12x for LeNet-5 at no loss."""
+    flags = ("--net=lenet5", f"--method={method}")
+    results = [run_example(data_dir, tmp_path / str(seed), *flags, f"--seed={seed}") for seed in range(3)]
+    for result in results:
+        assert result["weights_total"] / result["weights_kept"] >= 12
+        assert result["prediction_mismatches"] == 0
+    dense = statistics.mean(result["dense_error"] for result in results)
+    assert dense <= 1.0
+    assert statistics.mean(result["error"] for result in results) <= dense + 0.05
 
 
 @pytest.mark.slow
