@@ -13,6 +13,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _EXPORTS = {
+    "Allocation": "keras_prune.allocation",
     "Balanced": "keras_prune.patterns",
     "Block": "keras_prune.patterns",
     "Channel": "keras_prune.patterns",
@@ -20,7 +21,10 @@ _EXPORTS = {
     "ConstantSparsity": "keras_prune.schedules",
     "CosineSparsity": "keras_prune.schedules",
     "Criterion": "keras_prune.criteria",
+    "ERK": "keras_prune.allocation",
+    "Exempt": "keras_prune.allocation",
     "ExponentialSparsity": "keras_prune.schedules",
+    "FromSensitivity": "keras_prune.allocation",
     "Global": "keras_prune.allocation",
     "LAMP": "keras_prune.criteria",
     "Magnitude": "keras_prune.criteria",
@@ -34,6 +38,7 @@ _EXPORTS = {
     "PruneCallback": "keras_prune.callbacks",
     "Pruner": "keras_prune.pruner",
     "PruningRounds": "keras_prune.schedules",
+    "QualityParameter": "keras_prune.allocation",
     "Random": "keras_prune.criteria",
     "SNIP": "keras_prune.criteria",
     "Schedule": "keras_prune.schedules",

@@ -205,11 +205,17 @@ class _Scores(Mapping[str, np.ndarray]):
     """Scores by path, computed when asked for and not kept: a second copy of all weights would not fit everywhere."""
 
     def __init__(
-        self, variables: Mapping[str, Any], criterion: Callable[..., np.ndarray], statistic: Statistic
+        self, variables: Mapping[str, Any], recipe: Recipe, statistic: Statistic, *, shared: bool = False
     ) -> None:
         self._variables = variables
-        self._criterion = criterion
+        self._criterion = recipe.criterion
         self._statistic = statistic
+        self._pattern = recipe.pattern if shared else None  # to give each weight the score of its unit
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The weights' shapes by path, for allocations that need no scores."""
+        return {path: tuple(variable.shape) for path, variable in self._variables.items()}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._variables)
@@ -229,7 +235,7 @@ class _Scores(Mapping[str, np.ndarray]):
                 f"criterion: expected one score for each weight of {path}, shape {weights.shape}, "
                 f"got shape {scores.shape}"
             )
-        return scores
+        return scores if self._pattern is None else self._pattern.share(scores)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,6 +251,9 @@ class Recipe:
     criterion: Callable[..., np.ndarray] = dataclasses.field(default_factory=Magnitude)
     pattern: Pattern = dataclasses.field(default_factory=Unstructured)
     allocation: Allocation = dataclasses.field(default_factory=Uniform)
+
+    def __post_init__(self) -> None:
+        self.allocation.check_criterion(self.criterion)
 
     def update(
         self,
@@ -268,8 +277,8 @@ class Recipe:
         Raises:
             ValueError: a score is NaN, or the allocation names a layer that is not there.
         """
-        scores = _Scores(variables, self.criterion, statistic)
-        sparsities = self.allocation(scores, sparsity, sparsity if final_sparsity is None else final_sparsity)
+        scores, shared = (_Scores(variables, self, statistic, shared=shared) for shared in (False, True))
+        sparsities = self.allocation(shared, sparsity, sparsity if final_sparsity is None else final_sparsity)
         steady = {}
         for path, variable in variables.items():
             old = variable.constraint.mask.numpy()

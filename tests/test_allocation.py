@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
+import json
+import pkgutil
+import types
+
+import keras
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +16,23 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from keras_prune import allocation
-from keras_prune.allocation import Allocation, Global, PerLayer, Uniform, kept_count, matches, select_highest
+from keras_prune.allocation import (
+    ERK,
+    Allocation,
+    Exempt,
+    FromSensitivity,
+    Global,
+    PerLayer,
+    QualityParameter,
+    Uniform,
+    kept_count,
+    matches,
+    select_highest,
+    shapes_of,
+)
+from keras_prune.criteria import Magnitude, StandardizedMagnitude
+from keras_prune.masks import Recipe, attach, make_mask, mask_sparsity
+from keras_prune.patterns import Balanced, Block, NByM
 
 SCORES = {"a/kernel": np.array([[4.0, 1.0], [2.0, 2.0]]), "b/kernel": np.array([2.0, 3.0, 2.0, 0.0])}
 
@@ -160,6 +183,219 @@ def test_per_layer_errors():
 )
 def test_matches(key, path, expected):
     assert matches(key, path) is expected
+
+
+LENET = {"fc1/kernel": (784, 300), "fc2/kernel": (300, 100), "fc3/kernel": (100, 10)}
+
+
+class Shapes(dict):
+    """Scores that may be asked for their shapes only."""
+
+    def __init__(self, shapes):
+        super().__init__(dict.fromkeys(shapes))
+        self.shapes = shapes
+
+    def __getitem__(self, path):
+        raise AssertionError(f"scores of {path} are not needed")
+
+
+def test_erk_golden():
+    # epsilon (784 + 300), epsilon (300 + 100) and epsilon (100 + 10) of 26620 kept, before the last layer is full.
+    result = ERK()(Shapes(LENET), 0.9, 0.9)
+    kept = {path: round(784 * 300 * (1 - s)) if "fc1" in path else 1 - s for path, s in result.items()}
+    assert result["fc3/kernel"] == 0.0
+    assert kept["fc1/kernel"] == round(25620 * 1084 / 1484)
+    assert kept["fc2/kernel"] == pytest.approx(25620 * 400 / 1484 / 30000, abs=1e-4)
+    assert ERK()(Shapes(LENET), 0.0, 0.9) == dict.fromkeys(LENET, 0.0)
+
+
+def test_erk_counts_the_kernels_height_and_width():
+    shapes = {"conv/kernel": (3, 3, 64, 128), "dense/kernel": (512, 512)}
+    result = ERK()(Shapes(shapes), 0.9, 0.9)
+    kept = [np.prod(shapes[path]) * (1 - s) for path, s in result.items()]
+    assert kept[0] / kept[1] == pytest.approx((3 + 3 + 64 + 128) / (512 + 512), rel=1e-3)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 60), st.integers(1, 60)), min_size=1, max_size=6),
+    st.floats(0, 0.95),
+)
+def test_erk_keeps_the_exact_total(shapes, sparsity):
+    shapes = {str(number): shape for number, shape in enumerate(shapes)}
+    sizes = {path: int(np.prod(shape)) for path, shape in shapes.items()}
+    result = ERK()(Shapes(shapes), sparsity, 0.95)
+    kept = sum(kept_count(sizes[path], s) for path, s in result.items())
+    total = kept_count(sum(sizes.values()), sparsity)
+    assert total <= kept <= max(total, total + len(shapes) - 1)  # more only where layers would lose their last weight
+    if total >= 4 * len(shapes) * max(sum(s) for s in shapes.values()):
+        assert kept == total
+
+
+def test_quality_parameter_prunes_below_q_deviations():
+    weights = np.random.default_rng(0).normal(0.02, 0.3, (40, 50)).astype(np.float32)
+    scores = {"a/kernel": StandardizedMagnitude()(weights)}
+    for quality in (0.0, 0.5, 1.0, 2.0):
+        result = QualityParameter(quality)(scores, 0.8, 0.8)["a/kernel"]
+        mask = make_mask(scores["a/kernel"], result)
+        assert np.array_equal(mask, np.abs(weights) >= quality * weights.std())
+        assert QualityParameter(quality)(scores, 0.2, 0.8)["a/kernel"] == pytest.approx(result / 4)
+    assert QualityParameter(1e6)(scores, 0.8, 0.8)["a/kernel"] == 1 - 1 / 2000  # one is kept
+
+
+def test_quality_parameter_by_layer():
+    scores = {"a/kernel": np.array([0.1, 1.0, 2.0, 3.0]), "b/kernel": np.array([0.1, 1.0, 2.0, 3.0])}
+    assert QualityParameter({"a": 1.5, ".*": 0})(scores, 0.5, 0.5) == {"a/kernel": 0.5, "b/kernel": 0.0}
+    with pytest.raises(ValueError, match=r"expected a q for each layer that is pruned, got none for b/kernel"):
+        QualityParameter({"a": 1.5})(scores, 0.5, 0.5)
+    with pytest.raises(ValueError, match=r"QualityParameter: expected names.*got 'c'"):
+        QualityParameter({"c": 1.5})(scores, 0.5, 0.5)
+    with pytest.raises(ValueError, match=r"QualityParameter: expected a number of standard deviations >= 0, got -1"):
+        QualityParameter(-1)
+    with pytest.raises(ValueError, match=r"QualityParameter\['a'\]: expected a number.*got nan"):
+        QualityParameter({"a": float("nan")})
+
+
+def test_quality_parameter_asks_for_its_criterion():
+    Recipe(StandardizedMagnitude(), allocation=QualityParameter(1.0))
+    Recipe(np.abs, allocation=QualityParameter(1.0))
+    for allocate in (QualityParameter(1.0), Exempt(QualityParameter(1.0))):
+        with pytest.raises(ValueError, match=r"criterion='standardized_magnitude'.*got criterion=Magnitude\(\)"):
+            Recipe(Magnitude(), allocation=allocate)
+
+
+def test_global_standardized_magnitude_is_one_quality_for_all_layers():
+    rng = np.random.default_rng(0)
+    layers = {"a": rng.normal(0, 1, 400), "b": rng.normal(0, 0.01, 300)}
+    scores = {name: StandardizedMagnitude()(weights) for name, weights in layers.items()}
+    result = Global()(scores, 0.6, 0.6)
+    masks = {name: make_mask(scores[name], result[name]).astype(bool) for name in layers}
+    quality = min(scores[name][masks[name]].min() for name in layers)
+    assert QualityParameter(quality)(scores, 0.6, 0.6) == pytest.approx(result)
+
+
+THREE = {"a/kernel": np.ones((2, 2)), "a/recurrent_kernel": np.ones((2, 2)), "b/kernel": np.ones((4, 8))} | {
+    "c/kernel": np.ones((2, 5))
+}
+
+
+def test_exempt():
+    assert list(Exempt()(THREE, 0.5, 0.8).values()) == [0.0, 0.0, 0.5, 0.0]
+    assert list(Exempt(first=False)(THREE, 0.5, 0.8).values()) == [0.5, 0.5, 0.5, 0.0]
+    assert list(Exempt({"b": 0.6}, last=False)(THREE, 0.8, 0.8).values()) == [0.0, 0.0, 0.6, 0.8]
+    assert list(Exempt(first=False, last=False, layers="b")(THREE, 0.5, 0.8).values()) == [0.5, 0.5, 0.0, 0.5]
+    assert list(Exempt("global")(THREE, 0.5, 0.8).values()) == [0.0, 0.0, 0.5, 0.0]
+
+
+def test_exempt_compensates():
+    result = Exempt(compensate=True)(THREE, 0.4, 0.5)
+    assert result["b/kernel"] == pytest.approx(0.4 * 50 / 32)
+    with pytest.raises(ValueError, match=r"a final sparsity below 0\.6400, the share of the layers.*got 0\.7"):
+        Exempt(compensate=True)(THREE, 0.1, 0.7)
+    with pytest.raises(ValueError, match="Exempt: expected a layer that is pruned, got all exempt"):
+        Exempt(layers=".*")(THREE, 0.5, 0.5)
+    with pytest.raises(ValueError, match=r"Exempt: expected names.*got 'd'"):
+        Exempt(layers="d")(THREE, 0.5, 0.5)
+    with pytest.raises(TypeError, match=r"Exempt.allocation: expected an allocation or its name, got 3"):
+        Exempt(3)
+
+
+SCAN = {"a": [(0.0, 0.95), (0.5, 0.95), (0.9, 0.85)], "b": [(0.0, 0.95), (0.5, 0.75), (0.9, 0.15)]}
+PAIR = {"a/kernel": np.ones((10, 10)), "b/kernel": np.ones((10, 10))}
+
+
+def test_from_sensitivity_within_a_drop():
+    result = FromSensitivity(SCAN, max_drop=0.05)(PAIR, 0.8, 0.8)
+    assert result == pytest.approx({"a/kernel": 0.7, "b/kernel": 0.125})
+    half = FromSensitivity(SCAN, max_drop=0.05)(PAIR, 0.4, 0.8)
+    assert half == pytest.approx({"a/kernel": 0.35, "b/kernel": 0.0625})
+    assert FromSensitivity(SCAN, max_drop=0.0)(PAIR, 0.8, 0.8) == pytest.approx({"a/kernel": 0.5, "b/kernel": 0.0})
+    assert FromSensitivity(SCAN, max_drop=1.0)(PAIR, 0.8, 0.8) == pytest.approx({"a/kernel": 0.9, "b/kernel": 0.9})
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.25, 0.5, 0.7, 0.9])
+def test_from_sensitivity_meets_a_target_with_one_drop_for_all(sparsity):
+    result = FromSensitivity(SCAN)(PAIR, sparsity, 0.9)
+    assert sum(result.values()) / 2 == pytest.approx(sparsity, abs=1e-9)
+    if 0.25 < sparsity < 0.7:  # above, a is at the end of its scan
+        drops = [np.interp(result[f"{k}/kernel"], *zip(*SCAN[k], strict=True)) for k in "ab"]
+        assert drops[0] == pytest.approx(drops[1])
+
+
+def test_from_sensitivity_where_accuracy_rises_with_the_sparsity():
+    scan = {"a": [(0.0, 0.9), (0.5, 0.8), (0.8, 0.85), (0.9, 0.5)], "b": [(0.0, 0.9), (0.9, 0.0)]}
+    assert FromSensitivity(scan, max_drop=0.05)(PAIR, 0.8, 0.8)["a/kernel"] == pytest.approx(0.25)  # the first fall
+    for sparsity in (0.2, 0.4, 0.45, 0.5, 0.8):
+        assert sum(FromSensitivity(scan)(PAIR, sparsity, 0.8).values()) / 2 == pytest.approx(sparsity)
+
+
+def test_from_sensitivity_takes_rows_and_results():
+    rows = [{"layer": name, "sparsity": s, "accuracy": y} for name, curve in SCAN.items() for s, y in curve if s]
+    expected = FromSensitivity(SCAN, max_drop=0.05)(PAIR, 0.8, 0.8)
+    assert FromSensitivity(rows, max_drop=0.05, baseline=0.95)(PAIR, 0.8, 0.8) == expected
+    result = types.SimpleNamespace(baseline=0.95, rows=[types.SimpleNamespace(**row) for row in rows])
+    assert FromSensitivity(result, 0.05)(PAIR, 0.8, 0.8) == expected
+    one = FromSensitivity({"a": SCAN["a"]})(PAIR, 0.6, 0.6)
+    assert one == pytest.approx({"a/kernel": 0.6, "b/kernel": 0.6})  # b was not scanned
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: FromSensitivity([]), r"a row or more for each layer.*got no rows in \[\]"),
+        (lambda: FromSensitivity({"a": [(0.5, 0.9)]}), r"got no dense accuracy of a; give baseline="),
+        (lambda: FromSensitivity(SCAN, max_drop=-0.1), r"max_drop: expected an accuracy >= 0, or None, got -0\.1"),
+        (lambda: FromSensitivity(SCAN)(PAIR, 0.95, 0.95), r"sparsity up to 0\.9000, what the scan reaches, got 0\.95"),
+        (lambda: FromSensitivity({"c": SCAN["a"]})(PAIR, 0.5, 0.5), r"FromSensitivity: expected names.*got 'c'"),
+    ],
+)
+def test_from_sensitivity_errors(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_global_compares_units_not_weights():
+    strong, weak = np.array([[9.0, 0.0], [0.0, 0.0]], np.float32), np.array([[3.0, 3.0], [3.0, 3.0]], np.float32)
+    layers = {name: keras.Variable(values, name=name) for name, values in (("a", strong), ("b", weak))}
+    attach(layers)
+    Recipe(pattern=Block((2, 2)), allocation=Global()).update(layers, 0.5)
+    assert layers["a"].constraint.mask.numpy().tolist() == [[0, 0], [0, 0]]  # its mean is 2.25
+    assert layers["b"].constraint.mask.numpy().tolist() == [[1, 1], [1, 1]]
+
+
+@pytest.mark.parametrize("pattern", [NByM(2, 4), Balanced(8)])
+def test_global_with_patterns_of_exact_counts(pattern):
+    rng = np.random.default_rng(0)
+    layers = {name: keras.Variable(rng.normal(0, sd, (16, 8)), name=name) for name, sd in (("a", 1.0), ("b", 0.5))}
+    attach(layers)
+    Recipe(pattern=pattern, allocation=Global()).update(layers, 0.25)
+    assert mask_sparsity(layers) == pytest.approx(0.25, abs=0.05)
+    Recipe(pattern=NByM(2, 4), allocation=Global()).update(layers, 0.5)
+    assert mask_sparsity(layers) == 0.5
+
+
+def test_shapes_are_known_without_scores():
+    assert shapes_of(SCORES) == {path: np.shape(scores) for path, scores in SCORES.items()}
+    assert shapes_of(Shapes(LENET)) == LENET
+
+
+@pytest.mark.parametrize(
+    "allocate",
+    [
+        *(Uniform(), Global(), ERK(), PerLayer({"a": 0.5}), Exempt({"a": 0.3}), Exempt(FromSensitivity(SCAN))),
+        *(QualityParameter(0.7), QualityParameter({"a": 0.7, ".*": 0}), FromSensitivity(SCAN, 0.1)),
+        FromSensitivity({"a": [(0.5, 0.9)]}, baseline=0.95),
+        Exempt("erk", first=False, layers=["a"], compensate=True),
+    ],
+)
+def test_round_trips_every_argument(allocate):
+    config = json.loads(json.dumps(keras.saving.serialize_keras_object(allocate)))
+    assert allocation.get({"class_name": config["class_name"], "config": config["config"]}) == allocate
+    assert type(allocate).from_config(allocate.get_config()) == allocate
+
+
+@pytest.mark.parametrize("module", [m.name for m in pkgutil.iter_modules(allocation.__path__)])
+def test_examples(module):
+    assert doctest.testmod(importlib.import_module(f"keras_prune.allocation.{module}")).failed == 0
 
 
 def test_get():

@@ -1,0 +1,89 @@
+"""What an allocation is, and how it names layers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from keras_prune.registry import Value
+
+
+def matches(key: str, path: str) -> bool:
+    """Whether a name or regular expression means the weight at `path`.
+
+    Args:
+        key: a weight's path (``"dense/kernel"``), a part of it between slashes (``"dense"``, ``"encoder/dense"``),
+            or a regular expression that matches the whole path or one of its parts.
+        path: the weight's path in the model, such as ``"encoder/dense/kernel"``.
+    """
+    if f"/{key}/" in f"/{path}/":
+        return True
+    try:
+        return any(re.fullmatch(key, text) for text in (path, *path.split("/")))
+    except re.error as error:
+        raise ValueError(f"layers: expected a layer name or a regular expression, got {key!r}: {error}") from error
+
+
+def check_keys(keys: Iterable[str], paths: Iterable[str], what: str) -> None:
+    """Raises ValueError if a key means none of the paths, and lists them."""
+    paths = list(paths)
+    unknown = [key for key in keys if not any(matches(key, path) for path in paths)]
+    if unknown:
+        raise ValueError(
+            f"{what}: expected names of prunable weights or their layers, or regular expressions that match them; "
+            f"got {', '.join(map(repr, unknown))}; this model has: {', '.join(paths)}"
+        )
+
+
+class Allocation(Value):
+    """Base of allocations."""
+
+    def __call__(self, scores: Mapping[str, np.ndarray], sparsity: float, final_sparsity: float) -> dict[str, float]:
+        """Shares a target between layers.
+
+        Args:
+            scores: each weight's path -> scores, any shape; computed when asked for, so ask for `shapes_of` them where
+                shapes will do.
+            sparsity: s(t), the target for all weights together at this step, in [0, 1).
+            final_sparsity: s_final, the schedule's last target, in [0, 1).
+
+        Returns:
+            Each weight's path -> its sparsity, in [0, 1].
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define __call__(scores, sparsity, final_sparsity)")
+
+    def check_criterion(self, criterion: Any) -> None:
+        """Raises ValueError for a criterion whose scores this allocation cannot use."""
+        del criterion
+
+
+def shapes_of(scores: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    """The weights' shapes by path, without computing scores where the mapping knows them (attribute ``shapes``)."""
+    shapes = getattr(scores, "shapes", None)
+    return {path: np.shape(scores[path]) for path in scores} if shapes is None else dict(shapes)
+
+
+class Some(Mapping[str, np.ndarray]):
+    """The scores of some of the weights."""
+
+    def __init__(self, scores: Mapping[str, np.ndarray], paths: Iterable[str]) -> None:
+        self._scores = scores
+        self._paths = list(paths)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, path: str) -> np.ndarray:
+        return self._scores[path]
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Path -> shape."""
+        shapes = shapes_of(self._scores)
+        return {path: shapes[path] for path in self._paths}
