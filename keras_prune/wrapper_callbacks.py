@@ -9,6 +9,16 @@ from keras_prune.masks import check_model, mask_constraint
 from keras_prune.wrappers import wrappers
 
 
+class _Among:
+    """Whether a variable is one of these."""
+
+    def __init__(self, ids: set[int]) -> None:
+        self._ids = ids
+
+    def __call__(self, variable: Any) -> bool:
+        return id(variable) in self._ids
+
+
 def wrapper_callbacks(model: Any) -> list[PruneCallback]:
     """Callbacks for a model with `Prune` wrappers: one for each schedule, criterion and pattern among them.
 
@@ -40,7 +50,7 @@ def wrapper_callbacks(model: Any) -> list[PruneCallback]:
             groups.append((settings, found := set()))
         found.update(id(v) for v in wrapper.layer.variables if mask_constraint(v) is not None)
     result = [
-        PruneCallback(schedule, criterion, pattern=pattern, layers=lambda variable, ids=ids: id(variable) in ids)
+        PruneCallback(schedule, criterion, pattern=pattern, layers=_Among(ids))
         for (schedule, criterion, pattern), ids in groups
         if schedule is not None
     ]

@@ -38,7 +38,8 @@ class Prune(keras.layers.Wrapper):
     the wrapper (one byte a weight), all ones at first. `PruneCallback` changes them while ``fit`` trains; without a
     callback they stay as they are. `strip` gives the plain layers back.
 
-    Any layer can be wrapped. ``Bidirectional`` takes recurrent layers only, so it is wrapped itself: ``Prune(Bidirectional(LSTM(8)))``.
+    Any layer can be wrapped. ``Bidirectional`` takes recurrent layers only, so it is wrapped itself:
+    ``Prune(Bidirectional(LSTM(8)))``.
 
     Args:
         layer: the layer; its name is kept, the wrapper's is ``"prune_" + layer.name``.
@@ -107,8 +108,9 @@ class Prune(keras.layers.Wrapper):
         if not self.layer.built:
             self.layer.build(input_shape)
             self.layer.built = True
-        self.kernels = self._positions()
-        for position in self.kernels:
+        positions = self._positions()
+        self.kernels = [*positions]
+        for position in positions:
             variable = self.layer.weights[position]
             before = mask_constraint(variable)
             name = variable.path.removeprefix(f"{self.layer.path}/").replace("/", "_")
@@ -324,5 +326,7 @@ def _symbolic(value: Any) -> Any:
     """A placeholder for a tensor or array; anything else stays as it is."""
     if isinstance(value, np.ndarray) or keras.ops.is_tensor(value) or isinstance(value, keras.KerasTensor):
         dtype = keras.backend.standardize_dtype(value.dtype)
-        return keras.KerasTensor(tuple(value.shape), dtype, sparse=isinstance(value, keras.KerasTensor) and value.sparse)
+        return keras.KerasTensor(
+            tuple(value.shape), dtype, sparse=isinstance(value, keras.KerasTensor) and value.sparse
+        )
     return value

@@ -1,0 +1,331 @@
+"""Around pruning: rewinding, freezing, dropout, regularizers, distillation."""
+
+from __future__ import annotations
+
+import random
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from keras_prune.callbacks import PruneCallback
+from keras_prune.distillation import Distiller
+from keras_prune.dropout import rescale_dropout
+from keras_prune.freezing import FreezeCallback, frozen
+from keras_prune.masks import prunable
+from keras_prune.regularizers import set_regularizer
+from keras_prune.rewinding import reinitialize, rewind
+from keras_prune.schedules import ConstantSparsity
+from keras_prune.surgery import prune
+from keras_prune.wrappers import wrap
+
+pytestmark = [pytest.mark.usefixtures("seeded"), pytest.mark.filterwarnings("ignore:__array__ implementation")]
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(32, 6)).astype("float32")
+IMAGES = RNG.normal(size=(32, 6, 6, 1)).astype("float32")
+LABELS = RNG.integers(0, 3, size=32)
+
+
+def dense():
+    stack = [
+        layers.Dense(8, "relu", name="hidden"),
+        layers.BatchNormalization(),
+        layers.Dense(3, "softmax", name="out"),
+    ]
+    model = keras.Sequential([keras.Input((6,)), *stack])
+    model.compile("adam", "sparse_categorical_crossentropy")
+    return model
+
+
+def conv():
+    stack = [
+        layers.Conv2D(2, 3, name="conv"),
+        layers.Flatten(),
+        layers.Dense(4, name="dense"),
+        layers.Dense(3, name="out"),
+    ]
+    model = keras.Sequential([keras.Input((6, 6, 1)), *stack])
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+def fit(model, x=X, **options):
+    return model.fit(x, LABELS, **{"batch_size": 8, "epochs": 1, "verbose": 0, **options})
+
+
+def kernels(model):
+    return [variable.numpy() for variable in prunable(model).values()]
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("source", ["list", "list with masks", "dict", "file"])
+def test_rewind_gives_survivors_their_earlier_values(tmp_path, wrapped, source):
+    model = wrap(dense()) if wrapped else dense()
+    plain = [v for v in model.weights if v.dtype != "uint8"]
+    early = [v.numpy() for v in plain]
+    given = {
+        "list": early,
+        "list with masks": model.get_weights(),
+        "dict": {v.path.removeprefix(f"{model.name}/"): v.numpy() for v in plain},
+        "file": tmp_path / "early.weights.h5",
+    }[source]
+    model.save_weights(tmp_path / "early.weights.h5")
+    fit(model, callbacks=[PruneCallback(ConstantSparsity(0.5))])
+    masks = [v.constraint.mask.numpy() for v in prunable(model).values()]
+    assert rewind(model, given) is model
+    for variable, value in zip(plain, early, strict=True):
+        mask = 1 if variable.constraint is None else variable.constraint.mask.numpy()
+        np.testing.assert_array_equal(variable.numpy(), value * mask)
+    for variable, mask in zip(prunable(model).values(), masks, strict=True):
+        np.testing.assert_array_equal(variable.constraint.mask.numpy(), mask)
+        assert 0 < mask.sum() < mask.size
+    fit(model)
+    assert all((w[m == 0] == 0).all() for w, m in zip(kernels(model), masks, strict=True))
+
+
+def test_rewind_says_what_does_not_fit():
+    model = dense()
+    with pytest.raises(ValueError, match=r"expected 8 arrays.*got 1"):
+        rewind(model, [np.zeros(3)])
+    with pytest.raises(ValueError, match=r"expected weights of the model: hidden/kernel.*got \['other'\]"):
+        rewind(model, {"other": np.zeros(3)})
+    with pytest.raises(ValueError, match=r"expected hidden/kernel of shape \(6, 8\), got \(3,\)"):
+        rewind(model, {"hidden/kernel": np.zeros(3)})
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_reinitialize_gives_fresh_values_by_seed(wrapped):
+    model = prune(wrap(dense()) if wrapped else dense(), 0.5)
+    fit(model)
+    before, state = kernels(model), random.getstate()
+    reinitialize(model, 1)
+    first = kernels(model)
+    reinitialize(model, 2)
+    second = kernels(model)
+    reinitialize(model, 1)
+    assert random.getstate() == state
+    for old, a, b, again in zip(before, first, second, kernels(model), strict=True):
+        np.testing.assert_array_equal(a, again)
+        np.testing.assert_array_equal(old != 0, a != 0)
+        kept = old != 0
+        assert (a[kept] != b[kept]).all()
+        assert (a[kept] != old[kept]).all()
+    norm = model.layers[1].layer if hasattr(model.layers[1], "layer") else model.layers[1]
+    assert not norm.moving_mean.numpy().any()
+
+
+def test_reinitialize_other_layers():
+    inner = keras.Sequential([keras.Input((4, 3)), layers.Bidirectional(layers.LSTM(2, return_sequences=True))])
+    inputs = keras.Input((4, 3))
+    x = inner(inputs)
+    model = prune(keras.Model(inputs, layers.MultiHeadAttention(1, 2)(x, x)), 0.5)
+    before = kernels(model)
+    reinitialize(model, 0)
+    for old, new in zip(before, kernels(model), strict=True):
+        assert ((old != 0) == (new != 0)).all()
+        assert (old != new).any()
+
+
+@pytest.mark.parametrize(
+    "which", ["convolutions", "conv", ["conv", "nothing.*|conv"], lambda layer: layer.name == "conv"]
+)
+def test_frozen_layers_rest(which):
+    model = conv()
+    before = model.get_weights()
+    with frozen(model, which) as same:
+        assert same is model
+        fit(model, IMAGES)
+        after = model.get_weights()
+    changed = [not np.array_equal(a, b) for a, b in zip(before, after, strict=True)]
+    assert changed == [False, False, True, True, True, True]
+    fit(model, IMAGES)
+    assert not any(np.array_equal(a, b) for a, b in zip(after, model.get_weights(), strict=True))
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_frozen_and_pruned(wrapped):
+    model = prune(wrap(conv()) if wrapped else conv(), 0.5)
+    with frozen(model, "dense"):
+        fit(model, IMAGES)
+        assert len(model.trainable_variables) == 2
+    fit(model, IMAGES)
+    for weights in kernels(model):
+        assert (weights == 0).mean() == 0.5
+
+
+def executed(function, *args):
+    """Types of the operations that a step needs for its outputs and assignments; others are traced but never run."""
+    graph = tf.function(function).get_concrete_function(*args).graph
+    stack = [op for op in graph.get_operations() if op.op_def.is_stateful] + [tensor.op for tensor in graph.outputs]
+    seen = {}
+    while stack:
+        op = stack.pop()
+        if op.name not in seen:
+            seen[op.name] = op.type
+            stack += [tensor.op for tensor in op.inputs] + list(op.control_inputs)
+    return list(seen.values())
+
+
+def test_frozen_layers_are_not_back_propagated():
+    model = conv()
+
+    def count():
+        return executed(lambda x, y: model.train_step((x, y)), IMAGES, LABELS).count("Conv2DBackpropFilter")
+
+    fit(model, IMAGES)
+    assert count() == 1
+    with frozen(model, "convolutions"):
+        assert count() == 0
+    assert count() == 1
+
+
+def test_freeze_callback_from_epoch_to_epoch():
+    model = conv()
+    probe = []
+
+    class Probe(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            probe.append(self.model.get_weights())
+
+    start = model.get_weights()
+    fit(model, IMAGES, epochs=4, callbacks=[FreezeCallback("convolutions", 1, end_epoch=3), Probe()])
+    still = [np.array_equal(a[0], b[0]) for a, b in zip([start, *probe], probe, strict=False)]
+    assert still == [False, True, True, False]
+    assert not any(np.array_equal(a[2], b[2]) for a, b in zip([start, *probe], probe, strict=False))
+    fit(model, IMAGES, callbacks=[FreezeCallback("dense")])
+    assert all(layer.trainable for layer in model.layers)
+
+
+def test_freezing_errors():
+    model = conv()
+    with (
+        pytest.raises(ValueError, match=r"expected 'convolutions', 'dense', or names.*this model has: conv, "),
+        frozen(model, "other"),
+    ):
+        pass
+    with pytest.raises(ValueError, match="got all of them"), frozen(model, lambda layer: True):
+        pass
+    assert len(model.trainable_variables) == 6
+    with pytest.raises(ValueError, match="begin_epoch < end_epoch, got begin_epoch=2, end_epoch=2"):
+        FreezeCallback("conv", 2, end_epoch=2)
+    model.compile(keras.optimizers.Adam(use_ema=True), "mse")
+    with pytest.raises(ValueError, match="without use_ema"), frozen(model, "conv"):
+        pass
+
+
+def dropout_model():
+    inputs = keras.Input((6, 6, 1))
+    x = layers.Conv2D(4, 3, name="conv")(inputs)
+    x = layers.SpatialDropout2D(0.2, name="first")(layers.ReLU()(x))
+    x = layers.Dense(10, name="dense")(layers.Flatten()(x))
+    y = layers.Dense(10, name="other")(layers.Flatten()(layers.Dropout(0.1, name="of the input")(inputs)))
+    x = layers.Dropout(0.5, name="second")(layers.Add()([x, y]))
+    return keras.Model(inputs, layers.Dense(3, name="out")(x))
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_dropout_shrinks_with_the_square_root_of_the_connections(wrapped):
+    model = wrap(dropout_model()) if wrapped else dropout_model()
+    assert rescale_dropout(model) == {"first": 0.2, "of the input": 0.1, "second": 0.5}
+    prune(model, 0.75, allocation={"dense": 0.9, "other": 0.8})
+    connections = (64 + 72) / (640 + 360)
+    expected = {"first": 0.2 * 0.25**0.5, "of the input": 0.1, "second": 0.5 * connections**0.5}
+    assert rescale_dropout(model) == pytest.approx(expected, rel=1e-12)
+    assert rescale_dropout(model) == pytest.approx(expected, rel=1e-12)
+    assert model.get_layer("second").rate == expected["second"]
+    assert rescale_dropout(model, {"second": 0.4})["second"] == pytest.approx(0.4 * connections**0.5)
+    with pytest.raises(ValueError, match=r"expected names of dropout layers: .*got \['dense'\]"):
+        rescale_dropout(model, {"dense": 0.4})
+    with pytest.raises(ValueError, match=r"rates\['second'\]: expected a rate in \[0, 1\), got 1.5"):
+        rescale_dropout(model, {"second": 1.5})
+
+
+def test_a_new_rate_takes_effect_in_training():
+    model = keras.Sequential([keras.Input((100,)), layers.Dense(400, name="a"), layers.Dropout(0.8)])
+    model.layers[0].kernel.assign(np.ones((100, 400)))
+    prune(model, 0.99)
+    rate = rescale_dropout(model)[model.layers[1].name]
+    assert rate == pytest.approx(0.08)
+    dropped = (np.asarray(model.layers[1](np.ones((4, 10000)), training=True)) == 0).mean()
+    assert dropped == pytest.approx(0.08, abs=0.01)
+
+
+def test_regularizers_change_between_phases():
+    model = dense()
+    fit(model)
+    assert model.losses == []
+    weights = kernels(model)
+    set_regularizer(model, "l1")
+    assert float(sum(model.losses)) == pytest.approx(0.01 * sum(np.abs(w).sum() for w in weights), rel=1e-5)
+    set_regularizer(model, keras.regularizers.L2(0.5), layers="out")
+    expected = 0.01 * np.abs(weights[0]).sum() + 0.5 * np.square(weights[1]).sum()
+    assert float(sum(model.losses)) == pytest.approx(expected, rel=1e-5)
+    set_regularizer(model, None)
+    assert model.losses == []
+
+
+def test_a_regularizer_is_in_the_next_step():
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(3, use_bias=False)])
+    model.compile(keras.optimizers.SGD(0.1), keras.losses.MeanSquaredError())
+    zeros = np.zeros((8, 6), "float32"), np.zeros((8, 3), "float32")
+    model.fit(*zeros, verbose=0)
+    before = model.get_weights()[0]
+    set_regularizer(model, keras.regularizers.L2(0.5))
+    model.fit(*zeros, verbose=0)
+    np.testing.assert_allclose(model.get_weights()[0], before * 0.9, rtol=1e-6)
+    set_regularizer(model, None)
+    model.fit(*zeros, verbose=0)
+    np.testing.assert_allclose(model.get_weights()[0], before * 0.9, rtol=1e-6)
+
+
+@pytest.mark.parametrize("from_logits", [False, True])
+def test_distillation_loss(from_logits):
+    def make():
+        return keras.Sequential([keras.Input((6,)), layers.Dense(3, None if from_logits else "softmax")])
+
+    student, teacher = make(), make()
+    distiller = Distiller(student, teacher, temperature=3.0, alpha=0.25, from_logits=from_logits)
+    distiller.compile(keras.optimizers.SGD(0.0), keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits))
+    logits = [X @ m.get_weights()[0] for m in (student, teacher)]
+    soft = [np.exp(z / 3) / np.exp(z / 3).sum(axis=1, keepdims=True) for z in logits]
+    divergence = (soft[1] * np.log(soft[1] / soft[0])).sum(axis=1).mean()
+    hard = -np.log((np.exp(logits[0]) / np.exp(logits[0]).sum(axis=1, keepdims=True))[np.arange(32), LABELS]).mean()
+    found = fit(distiller, batch_size=32).history["loss"][0]
+    assert found == pytest.approx(0.25 * hard + 0.75 * 9 * divergence, rel=1e-4)
+    np.testing.assert_array_equal(distiller.predict(X, verbose=0), student.predict(X, verbose=0))
+
+
+def test_distillation_prunes_the_student_only(tmp_path):
+    student, teacher = dense(), dense()
+    before = teacher.get_weights()
+    distiller = Distiller(student, teacher)
+    distiller.compile("adam", "sparse_categorical_crossentropy")
+    fit(distiller, epochs=4, callbacks=[PruneCallback(ConstantSparsity(0.75))])
+    assert [(w == 0).mean() for w in kernels(student)] == [0.75, 0.75]
+    for old, new in zip(before, teacher.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    distiller.save(tmp_path / "distiller.keras")
+    loaded = keras.models.load_model(tmp_path / "distiller.keras")
+    assert (loaded.temperature, loaded.alpha, loaded.from_logits) == (4.0, 0.1, False)
+    np.testing.assert_array_equal(loaded.predict(X, verbose=0), student.predict(X, verbose=0))
+    assert not loaded.teacher.trainable
+
+
+def test_distillation_copies_a_teacher():
+    student, teacher = dense(), dense()
+    fit(teacher, epochs=20)
+    distiller = Distiller(student, teacher, alpha=0.0, temperature=1.0)
+    distiller.compile(keras.optimizers.Adam(0.02), "sparse_categorical_crossentropy")
+    losses = fit(distiller, epochs=30).history["loss"]
+    assert losses[-1] < 0.2 * losses[0]
+
+
+def test_distiller_arguments():
+    with pytest.raises(TypeError, match=r"Distiller\.teacher: expected a Keras 3 model, got str"):
+        Distiller(dense(), "teacher")
+    with pytest.raises(ValueError, match="temperature: expected a number above 0, got 0"):
+        Distiller(dense(), dense(), temperature=0)
+    with pytest.raises(ValueError, match="alpha: expected a number from 0 to 1, got 2"):
+        Distiller(dense(), dense(), alpha=2)
