@@ -292,17 +292,6 @@ def test_optimizers(optimizer):
     assert_target(model, 0.8)
 
 
-def test_early_stopping_that_restores_earlier_weights():
-    model, _ = compiled()
-    stopping = keras.callbacks.EarlyStopping("sparsity", mode="min", restore_best_weights=True, patience=1)
-    fit(model, X, PruneCallback(ConstantSparsity(0.5, 6)), stopping, epochs=1)  # best weights: not sparse
-    callback = PruneCallback(ConstantSparsity(0.5))
-    stopping = keras.callbacks.EarlyStopping("loss", mode="max", restore_best_weights=True, patience=0)
-    model, _ = compiled()
-    fit(model, X, stopping, callback, epochs=5)
-    assert sum((v.numpy() == 0).sum() for v in prunable(model).values()) >= 36
-
-
 def test_eager_step_and_custom_train_step():
     class Custom(Subclassed):
         def train_step(self, data):
@@ -384,14 +373,6 @@ def test_first_epoch_is_not_zero():
     fit(model, X, callback, initial_epoch=2, epochs=4)
     assert_target(model, 0.8)
     assert callback.step == 12
-
-
-@pytest.mark.filterwarnings("ignore:__array__ implementation")  # Keras' own saving on NumPy 2
-def test_checkpoints_are_sparse(tmp_path):
-    model, _ = compiled()
-    checkpoint = keras.callbacks.ModelCheckpoint(tmp_path / "model.keras")
-    fit(model, X, PruneCallback(), checkpoint)
-    assert_target(keras.models.load_model(tmp_path / "model.keras"), 0.8)
 
 
 def test_ending_early_is_said(caplog):
