@@ -4,39 +4,22 @@ from __future__ import annotations
 
 import pathlib
 import struct
-import zlib
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from packed_bytes import REFUSED, TINY, changed, refused_bytes
 
 from keras_prune import sparse_format
 
 GOLDEN = pathlib.Path(__file__).resolve().parent / "golden"
 MANIFEST = [line.split() for line in (GOLDEN / "manifest.txt").read_text().splitlines()]
-
-# Written by hand from docs/format.md: 2 x 3, code 1 at position 1, code 2 at position 5; codebook 0, 1/8, -1/4.
-TINY = bytes.fromhex(
-    "4b505249 01040200 02000000 03000000 02000000 02000000 03000000 2e000000 b5d2de11"  # header
-    "0000003e 000080be"  # codebook from code 1 on
-    "31"  # gaps 1 and 3, four bits each
-    "09"  # codes 1 and 2, two bits each
-)
+LIMITS = [line.split() for line in (GOLDEN / "limits.txt").read_text().splitlines()]
 
 
 def codebook_of(size: int) -> np.ndarray:
     return np.concatenate([[0], np.arange(1, size) - size / 2 - 0.25]).astype(np.float32)
-
-
-def seal(packed: bytes) -> bytes:
-    """Makes the checksum right again after bytes were changed."""
-    crc = zlib.crc32(packed[:32] + bytes(4) + packed[36:])
-    return packed[:32] + struct.pack("<I", crc) + packed[36:]
-
-
-def changed(packed: bytes, at: int, value: bytes) -> bytes:
-    return seal(packed[:at] + value + packed[at + len(value) :])
 
 
 @st.composite
@@ -134,37 +117,40 @@ def test_every_bit_flip_is_refused(name):
             sparse_format.decode(bytes(flipped))
 
 
-REFUSED = {
-    "magic": (0, b"KPRJ", "magic"),
-    "version": (4, b"\2", "format version 1, got 2"),
-    "gap bits 3": (5, b"\3", "sizes"),
-    "gap bits 9": (5, b"\11", "sizes"),
-    "code bits 1": (6, b"\1", "sizes"),
-    "code bits 9": (6, b"\11", "sizes"),
-    "reserved": (7, b"\1", "sizes"),
-    "no rows": (8, bytes(4), "sizes"),
-    "no columns": (12, bytes(4), "sizes"),
-    "too many weights": (8, struct.pack("<II", 2**16, 2**16), "sizes"),
-    "entries past the weights": (16, struct.pack("<I", 7), "sizes"),
-    "kept past the entries": (20, struct.pack("<I", 3), "sizes"),
-    "kept below the codes": (20, struct.pack("<I", 1), "count of kept weights"),
-    "no codebook": (24, bytes(4), "sizes"),
-    "codebook past the code bits": (24, struct.pack("<I", 5), "sizes"),
-    "another length": (28, struct.pack("<I", 45), "sizes"),
-    "NaN": (36, struct.pack("<f", float("nan")), "not finite"),
-    "infinity": (40, struct.pack("<f", float("-inf")), "not finite"),
-    "past the end": (44, b"\x41", "past the end"),
-    "code past the codebook": (45, b"\x0d", "exceeds the codebook"),
-    "a filler with a small gap": (45, b"\x08", "count of kept|filler"),
-    "padding": (45, b"\x19", "padding"),
-}
-
-
 @pytest.mark.parametrize("what", list(REFUSED))
-def test_refuses_with_a_right_checksum(what):
-    at, value, message = REFUSED[what]
-    with pytest.raises(sparse_format.FormatError, match=message):
-        sparse_format.decode(changed(TINY, at, value))
+@pytest.mark.parametrize("read", [sparse_format.decode, sparse_format.check])
+def test_refuses_with_a_right_checksum(what, read):
+    with pytest.raises(sparse_format.FormatError, match=REFUSED[what][2]):
+        read(refused_bytes(what))
+
+
+@pytest.mark.parametrize("line", LIMITS, ids=lambda line: line[0])
+def test_limits_of_rows_and_columns(line):
+    name, verdict = line
+    packed = (GOLDEN / f"{name}.packed").read_bytes()
+    assert len(packed) == 36
+    if verdict == "refused":
+        with pytest.raises(sparse_format.FormatError, match="sizes that contradict each other"):
+            sparse_format.check(packed)
+        return
+    header = sparse_format.check(packed)  # without memory for the two thousand million weights
+    assert 2**31 - 1 in (header.rows, header.cols)
+    assert header.num_kept == 0
+
+
+@given(
+    rows=st.one_of(st.integers(0, 2**32 - 1), st.sampled_from([1, 2**31 - 1, 2**31, 2**32 - 1, 2**32 - 16])),
+    cols=st.one_of(st.integers(0, 2**32 - 1), st.sampled_from([1, 2, 3, 2**31 - 1, 2**31, 2**32 - 1])),
+)
+@settings(max_examples=200, deadline=None)
+def test_sizes_within_the_limits_are_allowed_and_others_refused(rows, cols):
+    header = sparse_format.HEADER.pack(b"KPRI", 1, 4, 2, 0, rows, cols, 0, 0, 1, 36, 0)
+    packed = changed(header, 0, b"")
+    if 1 <= rows < 2**31 and 1 <= cols < 2**31 and rows * cols < 2**32:
+        assert (sparse_format.check(packed).rows, sparse_format.check(packed).cols) == (rows, cols)
+    else:
+        with pytest.raises(sparse_format.FormatError, match="sizes"):
+            sparse_format.check(packed)
 
 
 def test_refuses_fillers_out_of_place():
@@ -209,6 +195,46 @@ def test_the_encoder_checks_the_gap_width():
         sparse_format.encode(np.zeros((1, 1), np.uint8), np.zeros(1), gap_bits=9)
 
 
-def test_arrays_are_buffers_too():
-    array = np.frombuffer(TINY, np.uint8)
-    np.testing.assert_array_equal(sparse_format.to_dense(array), sparse_format.to_dense(TINY))
+@pytest.mark.parametrize(
+    "same",
+    [
+        np.frombuffer(TINY, np.uint8),
+        bytearray(TINY),
+        memoryview(TINY),
+        np.repeat(np.frombuffer(TINY, np.uint8), 2)[::2],
+        memoryview(np.repeat(np.frombuffer(TINY, np.uint8), 2)[::2]),
+    ],
+    ids=["array", "bytearray", "memoryview", "strided array", "strided memoryview"],
+)
+def test_what_holds_bytes_is_a_buffer(same):
+    np.testing.assert_array_equal(sparse_format.to_dense(same), sparse_format.to_dense(TINY))
+    assert sparse_format.read_header(same) == sparse_format.check(same) == sparse_format.read_header(TINY)
+
+
+READERS = [sparse_format.read_header, sparse_format.check, sparse_format.decode, sparse_format.to_dense]
+
+
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize(
+    "other",
+    [
+        np.frombuffer(TINY, np.int8),
+        np.frombuffer(TINY, np.uint8)[None],
+        np.frombuffer(TINY, np.uint8).astype(np.float32),
+        np.frombuffer(TINY[:44], np.uint32),
+        np.array(3, np.uint8),
+        memoryview(TINY[:44]).cast("I"),
+        memoryview(TINY).cast("b"),
+    ],
+    ids=["int8", "rank 2", "float32", "uint32", "scalar", "memoryview of words", "memoryview of int8"],
+)
+def test_other_arrays_are_refused(read, other):
+    with pytest.raises(sparse_format.FormatError, match=r"expected shape \(num_bytes,\) and type uint8"):
+        read(other)
+
+
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize("other", [10**8, "KPRI", None, [75, 80, 82, 73], np.uint8(4)], ids=repr)
+def test_what_is_not_bytes_is_a_type_error(read, other):
+    with pytest.raises(TypeError, match="expected bytes or a uint8 array, got"):
+        read(other)
