@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pathlib
 
+import hypothesis
 import pytest
 
+hypothesis.settings.register_profile("no time limits", deadline=None)  # a busy machine is no error
+hypothesis.settings.load_profile("no time limits")
 DATA = pathlib.Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
 
