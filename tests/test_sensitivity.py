@@ -97,6 +97,13 @@ def test_layers_and_criterion():
     assert scan.rows[0].accuracy == 0.25  # the largest go first: three zeros are kept, outputs choose class 0
 
 
+def test_gradients_are_gathered_on_the_data():
+    scan = sensitivity(classifier(), (X, Y), sparsities=[0.75], criterion="taylor")
+    assert [row.accuracy for row in scan.rows] == [1.0, 1.0]  # only diagonal weights have |w * gradient| > 0
+    with pytest.raises(ValueError, match=r"give data=\(x, y\)"):
+        sensitivity(classifier(), lambda model: 1.0, criterion="taylor")
+
+
 def test_masks_of_the_model_stay():
     model = keras_prune.prune(classifier(), 0.75)
     sensitivity(model, (X, Y), sparsities=[0.9])

@@ -6,6 +6,7 @@ import keras
 import pytest
 from keras import layers
 
+from keras_prune import Prune
 from keras_prune.analysis import sparsity_table
 from keras_prune.surgery import prune
 
@@ -63,3 +64,9 @@ def test_model_without_weights(capsys):
 def test_wrong_input():
     with pytest.raises(TypeError, match=r"expected a Keras 3 model"):
         sparsity_table({})
+
+
+def test_masks_and_biases_are_not_weights():
+    model = keras.Sequential([keras.Input((3, 4)), Prune(keras.layers.GRU(5, name="gru"))])
+    table = sparsity_table(model)  # a GRU's bias is of two dimensions
+    assert {row.layer.split("/")[-1]: row.size for row in table.rows} == {"kernel": 60, "recurrent_kernel": 75}

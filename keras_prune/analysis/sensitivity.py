@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -17,6 +18,7 @@ import numpy as np
 from keras_prune import criteria
 from keras_prune.allocation import PerLayer
 from keras_prune.analysis.judge import fingerprint, judge
+from keras_prune.gradients import Gradients, gather_on
 from keras_prune.masks import Layers, check_model, make_mask, prunable
 from keras_prune.schedules import check_sparsity
 
@@ -149,7 +151,8 @@ def sensitivity(
         model: a Keras 3 model that has been built; compiled with ``metric`` unless ``data`` is a function.
         data: ``(x, y)`` of arrays, a dataset, or a function model -> number, higher is better.
         sparsities: in [0, 1).
-        criterion: what makes a weight matter: a name, a criterion, or a function weights -> scores.
+        criterion: what makes a weight matter: a name, a criterion, or a function weights -> scores. If it needs
+            gradients, they are gathered on ``data``, once.
         layers: which to scan: names, regular expressions, or a function of the variable; None: all.
         metric: a metric of the model whose higher value is better.
         resume: a file that gets each measurement as it is made; a scan that was broken off goes on from it.
@@ -181,11 +184,12 @@ def sensitivity(
         "metric": metric,
     }
     points = _load(resume, settings)
+    scores = _Scores(model, data, criterion=criterion, variables=variables)
     wanted = [(_BASELINE, 0.0), *((path, float(s)) for path in variables for s in sorted(set(sparsities)))]
     progress = keras.utils.Progbar(len(wanted), unit_name="point")
     for path, sparsity in wanted:
         if (path, sparsity) not in points:
-            with _pruned(variables.get(path), sparsity, criterion=criterion):
+            with _pruned(variables.get(path), sparsity, scores=functools.partial(scores, path)):
                 points[path, sparsity] = score(model)
             _save(resume, settings, points)
         progress.update(len(points))
@@ -193,12 +197,33 @@ def sensitivity(
     return Sensitivity(points[_BASELINE, 0.0], rows, metric)
 
 
+class _Scores:
+    """(path, weights) -> scores; gradients are gathered first, if the criterion needs them."""
+
+    def __init__(self, model: Any, data: Any, *, criterion: Any, variables: Any) -> None:
+        self._criterion = criterion
+        self._gradients = Gradients(criterion)
+        self._gradients.watch(variables)
+        if self._gradients.gathers:
+            if callable(data):
+                raise ValueError(
+                    f"criterion: expected one that looks at weights alone where data is a function, got {criterion!r}, "
+                    "which needs gradients; give data=(x, y)"
+                )
+            gather_on(model, self._gradients, tuple(data) if isinstance(data, list) else data)
+
+    def __call__(self, path: str, weights: np.ndarray) -> np.ndarray:
+        criterion = self._criterion.of(path) if isinstance(self._criterion, criteria.Criterion) else self._criterion
+        gathers = self._gradients.gathers
+        return np.asarray(criterion(weights, self._gradients.statistic(path)) if gathers else criterion(weights))
+
+
 _BASELINE = ""  # stands where a path would, for the model as it is
 _Points = dict[tuple[str, float], float]
 
 
 @contextlib.contextmanager
-def _pruned(variable: Any, sparsity: float, *, criterion: Any) -> Iterator[None]:
+def _pruned(variable: Any, sparsity: float, *, scores: Callable[[np.ndarray], np.ndarray]) -> Iterator[None]:
     """Prunes one variable for a while; nothing for None."""
     if variable is None:
         yield
@@ -206,7 +231,7 @@ def _pruned(variable: Any, sparsity: float, *, criterion: Any) -> Iterator[None]
     before = np.array(variable.numpy())
     try:
         weights = before if before.dtype in (np.float32, np.float64) else before.astype(np.float32)
-        variable.assign(np.where(make_mask(np.asarray(criterion(weights)), sparsity), before, 0))
+        variable.assign(np.where(make_mask(scores(weights), sparsity), before, 0))
         yield
     finally:
         variable.assign(before)

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_prune.masks import check_model, named
+from keras_prune.masks import check_model, is_kernel, named
+from keras_prune.wrappers import without_masks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +76,8 @@ def _line(cells: tuple[str, ...], widths: list[int]) -> str:
 def sparsity_table(model: Any) -> SparsityTable:
     """Prints how many weights each layer keeps, and returns the table.
 
-    Weights of two dimensions or more are counted, trainable or not: what pruning is about. Biases and the like are
-    left out.
+    Weights of two dimensions or more are counted, trainable or not: what pruning is about. Biases, scales and masks
+    are left out.
 
     Args:
         model: a Keras 3 model that has been built.
@@ -99,7 +100,7 @@ def sparsity_table(model: Any) -> SparsityTable:
         total                4 of 20   20.00%     80
     """
     check_model(model)
-    weights = named(model, [variable for variable in model.weights if len(variable.shape) >= 2])
+    weights = named(model, [variable for variable in without_masks(model.weights) if is_kernel(variable)])
     table = SparsityTable(tuple(_row(path, variable) for path, variable in weights.items()))
     sys.stdout.write(f"{table}\n")
     return table
