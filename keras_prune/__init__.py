@@ -43,6 +43,8 @@ _EXPORTS = {
     "PruningRounds": "keras_prune.schedules",
     "QualityParameter": "keras_prune.allocation",
     "Random": "keras_prune.criteria",
+    "RigL": "keras_prune.regrow",
+    "SET": "keras_prune.regrow",
     "SNIP": "keras_prune.criteria",
     "Schedule": "keras_prune.schedules",
     "StandardizedMagnitude": "keras_prune.criteria",

@@ -108,7 +108,8 @@ def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     lines = ",\n".join(json.dumps(entry) for entry in make_schedules(pruning_schedule))
     (FOLDER / "schedules.json").write_text(f"[\n{lines}\n]\n")
-    np.savez_compressed(FOLDER / "masks.npz", **make_masks(pruning_impl, pruning_schedule))
+    arrays: dict[str, Any] = make_masks(pruning_impl, pruning_schedule)
+    np.savez_compressed(FOLDER / "masks.npz", **arrays)
 
 
 if __name__ == "__main__":
