@@ -53,8 +53,8 @@ def _loaded_before() -> Any:
             return module
     raise RuntimeError(
         f"keras_prune: expected TensorFlow 2.16 or newer, which registers {OP_NAME}, got {tf.__version__}, which did "
-        "not (the reason is on stderr): install another tensorflow; or the process's C++ code registered the op, without "
-        "Python functions: call keras_prune.ops.load() before it does"
+        "not (the reason is on stderr): install another tensorflow; or this process's C++ code registered the op, "
+        "without Python functions: call keras_prune.ops.load() before it does"
     )
 
 

@@ -141,7 +141,7 @@ def test_a_bias_without_values_is_an_error(layer):
     node.tensors[1] = Tensor([30])  # nothing computes it
     interpreter = load(build(Tensor([1, 100]), [node]))
     interpreter.allocate_tensors()
-    with pytest.raises(RuntimeError, match="bias tensor2: expected values, got none|Input tensor 2 lacks data"):
+    with pytest.raises(RuntimeError, match=r"bias tensor2: expected values, got none|Input tensor 2 lacks data"):
         interpreter.invoke()
 
 

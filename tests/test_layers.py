@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from packed_bytes import REFUSED, TINY, refused_bytes
 
 import keras_prune
 from keras_prune import ops, sparse_format
@@ -114,6 +115,21 @@ def test_from_packed_takes_bytes():
     assert (layer.name, layer.use_bias, layer.units) == ("ours", False, 3)
     x = random_x(2, 4)
     np.testing.assert_allclose(layer(x), x @ KERNEL, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("as_type", [bytes, bytearray, memoryview, np.asarray, tf.constant, tf.Variable])
+def test_from_packed_takes_what_holds_bytes(as_type):
+    packed = ops.pack_weights(KERNEL)
+    layer = PackedDense.from_packed(as_type(packed.tobytes() if as_type in (bytes, bytearray, memoryview) else packed))
+    x = random_x(2, 4)
+    np.testing.assert_allclose(layer(x), x @ KERNEL, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("what", list(REFUSED))
+def test_from_packed_checks_every_rule(what):
+    assert PackedDense.from_packed(TINY)(np.array([[1, 10, 100]], np.float32)).numpy().tolist() == [[1.25, -25.0]]
+    with pytest.raises(sparse_format.FormatError, match=REFUSED[what][2]):
+        PackedDense.from_packed(refused_bytes(what))
 
 
 def test_constructor_alone_has_every_weight_pruned():
@@ -274,6 +290,14 @@ def test_errors_of_from_dense_and_from_packed():
         PackedDense.from_dense(keras.layers.Dense(3))
     with pytest.raises(sparse_format.FormatError, match="truncated"):
         PackedDense.from_packed(b"KPRI")
+    packed = ops.pack_weights(KERNEL)
+    packed[40] ^= 1
+    with pytest.raises(sparse_format.FormatError, match="checksum"):
+        PackedDense.from_packed(packed)
+    with pytest.raises(sparse_format.FormatError, match=r"expected shape \(num_bytes,\)"):
+        PackedDense.from_packed(ops.pack_weights(KERNEL)[None])
+    with pytest.raises(TypeError, match="expected bytes or a uint8 array"):
+        PackedDense.from_packed(10**8)
     with pytest.raises(ValueError, match="shape"):
         PackedDense.from_packed(ops.pack_weights(KERNEL), bias=np.zeros(4))
 

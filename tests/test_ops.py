@@ -1,72 +1,20 @@
-"""The TensorFlow op: values, shapes, gradients, errors, its cache, and SavedModels."""
+"""The TensorFlow op: values, shapes, gradients, errors."""
 
 from __future__ import annotations
 
-import concurrent.futures
-import ctypes
-import os
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from op_calls import assert_equals_dense, cache_counts, random_packed, random_x
+from packed_bytes import REFUSED, TINY, refused_bytes
 
-import keras_prune
-from keras_prune import native, ops, sparse_format
+from keras_prune import ops, sparse_format
 from keras_prune.quantization import Codebook
 
-PACKAGE_PARENT = pathlib.Path(keras_prune.__file__).absolute().parents[1]
-CODEBOOK = np.array([0, 0.5, -1.25, 2, -0.03125, 0.7, -3, 1e-3], np.float32)
 # (inputs, units): vector tails of every width, one row, one column, more than one block of columns
 SHAPES = [(1, 1), (1, 40), (40, 1), (7, 5), (16, 16), (33, 17), (65, 31), (300, 70), (1000, 3)]
-
-
-def random_packed(inputs, units, *, density=0.3, seed=0):
-    """Packed bytes and the dense (inputs, units) kernel they stand for."""
-    rng = np.random.default_rng(seed)
-    codes = rng.integers(1, len(CODEBOOK), (units, inputs)) * (rng.random((units, inputs)) < density)
-    codes = codes.astype(np.uint8)
-    return np.frombuffer(sparse_format.encode(codes, CODEBOOK), np.uint8), CODEBOOK[codes].T
-
-
-def random_x(batch, size, seed=1):
-    return np.random.default_rng(seed).standard_normal((batch, size)).astype(np.float32)
-
-
-def assert_equals_dense(result, x, kernel):
-    """Compares with float64: the whole within 1e-5 of the norm, each value within 1e-5 of the sum of magnitudes."""
-    expected = x.astype(np.float64) @ kernel.astype(np.float64)
-    result = np.asarray(result)
-    assert result.dtype == np.float32
-    assert result.shape == expected.shape
-    error = np.abs(result - expected)
-    assert np.linalg.norm(error) <= 1e-5 * np.linalg.norm(expected)
-    assert (error <= 1e-5 * (np.abs(x).astype(np.float64) @ np.abs(kernel))).all()
-
-
-def cache_counts():
-    """Layouts made since the library was loaded, and buffers that its cache holds now."""
-    ops.load()
-    made, entries = ctypes.c_int64(), ctypes.c_int64()
-    ctypes.CDLL(str(native.op_path())).KerasPruneTfCacheCounts(ctypes.byref(made), ctypes.byref(entries))
-    return made.value, entries.value
-
-
-def run_fresh(code, folder, *arguments):
-    """Runs Python code in a new process whose current folder is outside the checkout; returns its output."""
-    paths = [str(PACKAGE_PARENT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.mark.parametrize(("inputs", "units"), SHAPES)
@@ -118,7 +66,8 @@ def test_unaligned_input():
 def test_packed_may_be_bytes_tensor_or_variable():
     packed, kernel = random_packed(7, 5)
     x = random_x(2, 7)
-    for same in (packed.tobytes(), packed, tf.constant(packed), tf.Variable(packed)):
+    data = packed.tobytes()
+    for same in (data, bytearray(data), memoryview(data), packed, tf.constant(packed), tf.Variable(packed)):
         assert_equals_dense(ops.relative_index_matmul(x, same), x, kernel)
 
 
@@ -236,6 +185,46 @@ def test_errors_of_packed(spoil):
         ops.relative_index_matmul(np.zeros((2, 7), np.float32), spoil(packed))
 
 
+@pytest.mark.parametrize("what", list(REFUSED))
+def test_every_broken_rule_is_refused(what):
+    x = np.array([[1, 10, 100]], np.float32)
+    assert ops.relative_index_matmul(x, TINY).numpy().tolist() == [[1.25, -25.0]]
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"relative_index_matmul: .*packed weights"):
+        ops.relative_index_matmul(x, refused_bytes(what))
+
+
+@pytest.mark.parametrize("size", [-5, -1, 0, 2.5, True, "5"])
+@pytest.mark.parametrize("name", ["units", "input_dim"])
+def test_errors_of_sizes(name, size):
+    packed, _ = random_packed(7, 5)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"expected {name} of at least 1, or None, got {size!r}"):
+        ops.relative_index_matmul(np.zeros((2, 7), np.float32), packed, **{name: size})
+
+
+def test_sizes_may_be_numpy_integers():
+    packed, kernel = random_packed(7, 5)
+    x = random_x(2, 7)
+    result = ops.relative_index_matmul(x, packed, units=np.int64(5), input_dim=np.int32(7))
+    assert_equals_dense(result, x, kernel)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "match"),
+    [
+        ("rows_at_the_limit", {"units": 3}, "expected packed weights of 3 units .* got 2147483647 and 1"),
+        ("rows_at_the_limit", {"transpose": True}, r"expected x of shape \(batch, 2147483647\)"),
+        ("cols_at_the_limit", {}, r"expected x of shape \(batch, 2147483647\)"),
+        ("rows_past_the_limit", {}, "sizes contradict"),
+    ],
+)
+def test_sizes_that_x_does_not_have_cost_nothing(name, arguments, match):
+    packed = (pathlib.Path(__file__).parent / "golden" / f"{name}.packed").read_bytes()
+    made, _ = cache_counts()
+    with pytest.raises(tf.errors.InvalidArgumentError, match=match):
+        ops.relative_index_matmul(np.zeros((1, 1), np.float32), packed, **arguments)
+    assert cache_counts()[0] == made
+
+
 def test_every_truncation_and_every_bit_flip_is_refused():
     packed, _ = random_packed(5, 3)
     x = tf.zeros((1, 5))
@@ -277,161 +266,3 @@ def test_xla_says_that_it_cannot():
     function = tf.function(lambda x: ops.relative_index_matmul(x, packed), jit_compile=True)
     with pytest.raises(tf.errors.InvalidArgumentError, match="No registered 'KerasPruneRelativeIndexMatmul' OpKernel"):
         function(np.zeros((2, 7), np.float32))
-
-
-def test_concurrent_calls_of_one_function():
-    packed, kernel = random_packed(300, 70, seed=99)
-    variable = tf.Variable(packed)
-    function = tf.function(lambda x: ops.relative_index_matmul(x, variable), [tf.TensorSpec([None, 300], tf.float32)])
-    xs = [random_x(1 + i % 5, 300, seed=i) for i in range(64)]
-    made, _ = cache_counts()
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        results = list(pool.map(function, xs))
-    for x, result in zip(xs, results, strict=True):
-        assert_equals_dense(result, x, kernel)
-    assert cache_counts()[0] - made == 1
-
-
-def test_concurrent_first_calls_on_many_weights():
-    layers = [random_packed(40, 30, seed=100 + i) for i in range(24)]
-    constants = [tf.constant(packed) for packed, _ in layers]
-    x = random_x(2, 40)
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        results = list(pool.map(lambda packed: ops.relative_index_matmul(x, packed), constants * 4))
-    for index, result in enumerate(results):
-        assert_equals_dense(result, x, layers[index % 24][1])
-
-
-def test_many_eager_layers_keep_their_layouts():
-    layers = [random_packed(20, 10, seed=200 + i) for i in range(300)]
-    constants = [tf.constant(packed) for packed, _ in layers]
-    x = random_x(1, 20)
-    made, _ = cache_counts()
-    for _ in range(3):
-        for constant, (_, kernel) in zip(constants, layers, strict=True):
-            assert_equals_dense(ops.relative_index_matmul(x, constant), x, kernel)
-    assert cache_counts()[0] - made == 300
-
-
-def test_functions_gradients_and_copies_share_a_layout():
-    packed, kernel = random_packed(31, 8, seed=300)
-    variable, copy = tf.Variable(packed), tf.Variable(packed)
-    x = tf.Variable(random_x(2, 31))
-    made, _ = cache_counts()
-    for held in (variable, copy):
-        with tf.GradientTape() as tape:
-            y = tf.function(lambda v, held=held: ops.relative_index_matmul(v, held))(x)
-        assert_equals_dense(y, x.numpy(), kernel)
-        assert_equals_dense(tape.gradient(y, x), np.ones((2, 8), np.float32), kernel.T)
-    assert cache_counts()[0] - made == 1
-
-
-def test_buffers_nobody_uses_are_released():
-    x = random_x(1, 20)
-    for seed in range(50):
-        packed = tf.constant(random_packed(20, 10, seed=400 + seed)[0])
-        ops.relative_index_matmul(x, packed)
-        del packed
-    entries = cache_counts()[1]
-    for seed in range(50):
-        ops.relative_index_matmul(x, tf.constant(random_packed(20, 10, seed=500 + seed)[0]))
-    assert cache_counts()[1] <= entries + 1
-
-
-@pytest.mark.parametrize("eager", [True, False])
-def test_assigning_other_bytes_of_equal_length_takes_effect(eager):
-    kernels = [random_packed(33, 17)[1] * factor for factor in (1, -2, 4)]
-    packed = [ops.pack_weights(kernel) for kernel in kernels]
-    assert len({len(p) for p in packed}) == 1
-    variable = tf.Variable(packed[0])
-
-    def call(v):
-        return ops.relative_index_matmul(v, variable)
-
-    call = call if eager else tf.function(call)
-    x = random_x(2, 33)
-    for index in (0, 1, 2, 1, 0):
-        variable.assign(packed[index])
-        assert_equals_dense(call(x), x, kernels[index])
-
-
-def test_changing_bytes_in_place_takes_effect():
-    packed, kernel = random_packed(33, 17)
-    other = np.frombuffer(ops.pack_weights(-kernel), np.uint8)
-    variable, array = tf.Variable(packed), packed.copy()
-    x = random_x(2, 33)
-    for held in (variable, array):
-        assert_equals_dense(ops.relative_index_matmul(x, held), x, kernel)
-    array[:] = other
-    variable.assign_add(other - packed)  # uint8 wraps around; TensorFlow may write this into the variable's buffer
-    for held in (variable, array):
-        assert_equals_dense(ops.relative_index_matmul(x, held), x, -kernel)
-
-
-def test_scatter_updates_take_effect():
-    packed, kernel = random_packed(33, 17)
-    other = ops.pack_weights(-kernel)
-    variable = tf.Variable(packed)
-    x = random_x(2, 33)
-    assert_equals_dense(ops.relative_index_matmul(x, variable), x, kernel)
-    for values, expected in ((other, -kernel), (packed, kernel), (other, -kernel)):
-        variable.scatter_update(tf.IndexedSlices(values, np.arange(len(values))))  # writes in place, row by row
-        assert_equals_dense(ops.relative_index_matmul(x, variable), x, expected)
-
-
-def test_saved_model_in_a_fresh_process(tmp_path):
-    packed, kernel = random_packed(33, 17)
-    module = tf.Module()
-    module.packed = tf.Variable(packed, trainable=False)
-    signature = [tf.TensorSpec([None, 33], tf.float32)]
-    module.serve = tf.function(lambda x: ops.relative_index_matmul(x, module.packed, units=17), signature)
-    x = random_x(5, 33)
-    expected = module.serve(x).numpy()
-    tf.saved_model.save(module, tmp_path / "model")
-    np.save(tmp_path / "x.npy", x)
-    code = """
-import numpy as np, tensorflow as tf, keras_prune.ops
-keras_prune.ops.load()
-model = tf.saved_model.load("model")
-x = tf.Variable(np.load("x.npy"))
-with tf.GradientTape() as tape:
-    y = model.serve(x)
-np.save("y.npy", y)
-np.save("dx.npy", tape.gradient(y, x))
-"""
-    run_fresh(code, tmp_path)
-    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), expected)
-    assert_equals_dense(np.load(tmp_path / "dx.npy"), np.ones((5, 17), np.float32), kernel.T)
-
-
-def test_peak_memory_of_a_large_layer(tmp_path):
-    """VGG-16 fc6 at 4 %: reading the bytes, the first call and the gradient together stay under 10 % of the dense."""
-    rows, cols = 4096, 25088
-    rng = np.random.default_rng(0)
-    codes = np.zeros(rows * cols, np.uint8)
-    kept = np.cumsum(rng.geometric(0.04, int(0.04 * rows * cols)))
-    kept = kept[kept < codes.size]
-    codes[kept] = rng.integers(1, len(CODEBOOK), len(kept))
-    packed = sparse_format.encode(codes.reshape(rows, cols), CODEBOOK)
-    (tmp_path / "packed.bin").write_bytes(packed)
-    code = """
-import pathlib, sys
-import numpy as np, tensorflow as tf
-from keras_prune import ops
-def status(field):
-    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith(field)).split()[1])
-def run(packed, size):
-    x = tf.zeros((1, size))
-    with tf.GradientTape() as tape:
-        tape.watch(x)
-        y = ops.relative_index_matmul(x, packed)
-    return tape.gradient(y, x)
-run(tf.constant(ops.pack_weights(np.ones((3, 2), np.float32))), 3)  # TensorFlow's own first-use memory
-pathlib.Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-before = status("VmRSS")
-run(tf.constant(np.fromfile("packed.bin", np.uint8)), int(sys.argv[1]))
-print(status("VmHWM") - before)
-"""
-    extra = int(run_fresh(code, tmp_path, cols).split()[-1])
-    assert extra < 0.1 * 4 * rows * cols
