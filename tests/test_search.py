@@ -48,6 +48,12 @@ def test_bisection_ends_below_the_limit():
     assert lines[1].split() == ["1", "0.5000", "50.00%", "0.9000", "accepted"]
 
 
+def test_an_accuracy_at_the_limit_is_accepted_whatever_its_rounding():
+    scores = iter([1.0, *[float(np.float32(0.9))] * 20])  # 0.89999998
+    found = find_sparsity(model_of(), lambda _: next(scores), fit=lambda _: None, accuracy_drop=0.1, tolerance=0.3)
+    assert all(trial.accepted for trial in found.trials)
+
+
 def test_refused_trials_leave_nothing_behind():
     model = model_of()
     x, y = data()

@@ -17,6 +17,8 @@ from keras_prune.analysis.judge import judge
 from keras_prune.masks import check_model, mask_constraint, named, prunable
 from keras_prune.surgery import prune
 
+# Accuracies are float32: one that is just at the limit may lie below it by its rounding.
+_ROUNDING = 1e-6
 # Weights have hardly anything beyond four standard deviations.
 _MAX_QUALITY = 4.0
 
@@ -249,7 +251,7 @@ class _Search:
             keras.utils.set_random_seed(self.seed)
             self._train()
             accuracy, sparsity = self.score(self.model), _zero_fraction(self.variables)
-            accepted = accuracy >= least
+            accepted = accuracy >= least - _ROUNDING
             self.trials.append(Trial(*trial, sparsity, accuracy, accepted))
             self._say(self.trials[-1], least)
         finally:
