@@ -7,6 +7,8 @@ Compression" (https://arxiv.org/abs/1510.00149), who found linear initialisation
 from __future__ import annotations
 
 import dataclasses
+import operator
+import sys
 
 import numpy as np
 
@@ -33,8 +35,13 @@ class Codebook:
     bits: int = 4
 
     def __post_init__(self) -> None:
-        if not isinstance(self.bits, int) or not 2 <= self.bits <= 8:
-            raise ValueError(f"Codebook: expected bits from 2 to 8, got {self.bits!r}")
+        try:
+            bits = 0 if isinstance(self.bits, bool) else operator.index(self.bits)  # NumPy's integers too
+        except TypeError:
+            bits = 0
+        if not 2 <= bits <= 8:
+            raise ValueError(f"Codebook: expected bits from 2 to 8, got {self.bits!r}; pass an integer such as 4")
+        object.__setattr__(self, "bits", bits)
 
     def get_config(self) -> dict[str, int]:
         """The arguments, for `from_config`."""
@@ -70,6 +77,11 @@ class Codebook:
         limit = (1 << self.bits) - 1
         centroids = distinct if len(distinct) <= limit else _kmeans(values.astype(np.float64), limit)
         return _assign(weights, centroids)
+
+
+_saving = getattr(sys.modules.get("keras"), "saving", None)
+if _saving is not None:  # not imported for this: the device has none
+    _saving.register_keras_serializable("keras_prune")(Codebook)
 
 
 def _linear_centroids(values: np.ndarray, count: int) -> np.ndarray:

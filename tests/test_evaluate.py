@@ -148,6 +148,75 @@ def test_wrong_data(stock, examples):
         evaluate.compare_tflite({}, x, y)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda y: y.astype(float), r"got float64 of shape \(50,\); convert labels that are whole numbers"),
+        (lambda y: np.eye(24)[y], r"got float64 of shape \(50, 24\); turn one-hot labels into classes"),
+        (lambda y: y[:, None], r"got int64 of shape \(50, 1\); take the only column"),
+        (lambda y: y[1:], r"got int64 of shape \(49,\); give one label for each example"),
+        (lambda y: y * 0 + 24, r"labels from 0 to 23, the model's classes, got 24 \(50 of 50"),
+        (lambda y: y * 0 - 1, r"labels from 0 to 23, the model's classes, got -1"),
+    ],
+)
+def test_labels(stock, examples, *, change, message):
+    x, y = examples
+    with pytest.raises(ValueError, match=message):
+        evaluate.evaluate_tflite(stock, x, change(y))
+
+
+@pytest.mark.parametrize("batch_size", [0, 1.5, True, None, "8"])
+def test_wrong_batch_size(stock, examples, batch_size):
+    with pytest.raises(ValueError, match=r"expected batch_size to be an integer >= 1, got"):
+        evaluate.predict_tflite(stock, examples[0], batch_size=batch_size)
+
+
+def test_models_without_names(stock, examples):
+    with pytest.raises(TypeError, match="expected a dict of names and files, got list"):
+        evaluate.compare_tflite([stock], *examples)
+
+
+@pytest.fixture(scope="module")
+def sequences():
+    """Takes (examples, steps, 40) with any number of steps, and flattens both."""
+    model = small_model(sparse())
+    for tensor, size in ((0, 40), (3, 24)):
+        model.subgraphs[0].tensors[tensor].shape = np.array([1, 1, size], np.int32)
+        model.subgraphs[0].tensors[tensor].shapeSignature = np.array([-1, -1, size], np.int32)
+    model.subgraphs[0].operators[0].builtinOptions.keepNumDims = True
+    return flatbuffer.write(model)
+
+
+def test_second_free_dimension(sequences):
+    rng = np.random.default_rng(0)
+    for steps in (1, 7, 3):
+        x = rng.normal(size=(5, steps, 40)).astype(np.float32)
+        got = evaluate.predict_tflite(sequences, x, batch_size=2)
+        np.testing.assert_allclose(got, x @ sparse().T + np.arange(24), rtol=1e-5, atol=1e-4)
+    for shape in ((5, 40), (5, 7, 41), (5, 0, 40), (5, 7, 40, 1)):
+        with pytest.raises(ValueError, match=r"expected at least one example of shape \(None, 40\)"):
+            evaluate.predict_tflite(sequences, np.zeros(shape, np.float32))
+    latency = measure.latencies({"a": sequences}, np.ones((7, 40), np.float32))
+    assert latency["a"].median > 0
+
+
+def test_peak_memory_of_the_shape_that_is_asked_for(sequences):
+    # 4 MB of inputs and 2.4 MB of outputs are resident, whatever the runtime itself needs
+    small, large = (measure.peak_memory(sequences, shape=(1, steps, 40)) for steps in (1, 25_000))
+    assert large - small > 4_000_000
+
+
+def test_percentiles_on_known_samples():
+    samples = np.arange(101)[::-1] * 10_000
+    assert measure._latency(samples) == measure.Latency(0.5, 0.1, 0.9, 101)
+
+
+def test_table_shows_microseconds(comparison):
+    header, _, *rows = str(comparison).splitlines()
+    assert "latency µs  p10 µs" in " ".join(header.split()).replace("p10", " p10")
+    assert f" {1000 * comparison['float'].latency_ms:,.1f} " in rows[0]
+
+
 def test_output_that_is_no_classifier(examples):
     one_row = flatbuffer.write(small_model(sparse(1, 40)))
     x, y = examples

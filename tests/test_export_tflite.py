@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from tflite_models import small_model, sparse  # type: ignore[import-not-found]
 
+import keras_prune
 from keras_prune import sparse_format
 from keras_prune.quantization import Codebook
-from keras_prune_export import converter, files, flatbuffer, runtime, tflite
+from keras_prune_export import converter, evaluate, files, flatbuffer, runtime, tflite
 from keras_prune_export.flatbuffer import schema
 from keras_prune_export.targets import packed as target
 from keras_prune_export.transformations.pack_fully_connected import (
@@ -419,6 +420,11 @@ def test_keras_2_model_is_named():
         ({"target": "microcontroller"}, ValueError, "target to be one of"),
         ({"weights": "codebook"}, TypeError, "Codebook"),
         ({"min_sparsity": 1.5}, ValueError, "min_sparsity from 0 to 1"),
+        ({"min_sparsity": "a"}, ValueError, "min_sparsity from 0 to 1, got 'a'"),
+        ({"min_sparsity": None}, ValueError, "min_sparsity from 0 to 1, got None"),
+        ({"path": 5}, TypeError, "path: expected the name of a file as str or os.PathLike, got 5"),
+        ({"path": b"model.tflite"}, TypeError, "got b'model.tflite'; pass 'model.tflite'"),
+        ({"path": "/tmp"}, IsADirectoryError, "add a file name"),
         ({"path": "/no/such/folder/model.tflite"}, FileNotFoundError, "/no/such/folder to exist"),
     ],
 )
@@ -432,6 +438,128 @@ def test_converter_refusal_is_explained():
     model = keras.Sequential([keras.Input((4, 3)), layers.GRU(5)])
     with pytest.raises(ValueError, match=r"converter refused the model(.|\n)*unroll=True"):
         converter.convert(model)
+
+
+def test_refused_layers_are_named():
+    dense = layers.Dense(8)
+    dense.build((None, 10))
+    packed = keras.Sequential([keras.Input((10,)), keras_prune.layers.PackedDense.from_dense(dense)])
+    with pytest.raises(ValueError, match=r"'dense\w*' \(PackedDense\)(.|\n)*before from_dense") as caught:
+        tflite.export_tflite(packed)
+    assert len(str(caught.value)) < 400
+    assert "RelativeIndexMatmul" in str(caught.value)
+    assert "neither a custom op" in str(caught.value.__cause__)
+    lookup = layers.IntegerLookup(vocabulary=[1, 2, 3], name="ids")
+    stack = [lookup, layers.Embedding(5, 4), layers.Flatten(), layers.Dense(4)]
+    with pytest.raises(ValueError, match=r"layer 'ids' \(IntegerLookup\) looks values up in a table"):
+        converter.convert(keras.Sequential([keras.Input((1,), dtype="int64"), *stack]))
+    quantized = keras.Sequential([keras.Input((10,)), layers.Dense(8, name="small")])
+    quantized.layers[0].quantize("int8")
+    with pytest.raises(ValueError, match=r"layer 'small' was quantized to int8 by Keras(.|\n)*before model\.quantize"):
+        converter.convert(quantized)
+
+
+# Other types.
+
+
+def typed_model(policy):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        inputs = keras.Input((12,))
+        x = layers.BatchNormalization()(inputs)
+        x = layers.Dense(32, activation="relu")(x)
+        x = layers.Lambda(lambda values: values * 2)(x) + layers.Dense(32)(x)
+        model = keras.Model(inputs, layers.Dense(5, activation="softmax", dtype="float32")(x))
+    finally:
+        keras.config.set_dtype_policy(before)
+    return prune(model, density=0.3)
+
+
+@pytest.mark.parametrize(
+    ("policy", "bits"),
+    [("mixed_float16", 11), ("mixed_bfloat16", 8), ("float16", 11), ("bfloat16", 8), ("float64", 24)],
+)
+def test_models_of_other_types_go_through_float32(policy, bits):
+    model = typed_model(policy)
+    before = [variable.numpy() for variable in model.weights]
+    x = np.random.default_rng(0).normal(size=(6, 12)).astype(np.float32)
+    interpreter_values = evaluate.predict_tflite(converter.convert(model), x)
+    assert interpreter_values.dtype == np.float32
+    # probabilities; a few dozen roundings to so many bits
+    np.testing.assert_allclose(interpreter_values, model.predict(x, verbose=0), atol=max(32 * 2.0**-bits, 1e-5))
+    data = tflite.export_tflite(model)
+    assert len(packed_layers(flatbuffer.read(data))) == 3
+    for variable, values in zip(model.weights, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), values)
+
+
+class Opaque(keras.Model):
+    def __init__(self, made):
+        super().__init__(dtype="mixed_float16")
+        self.made = made
+
+    def call(self, x):
+        return self.made(x)
+
+
+def test_model_of_another_type_that_cannot_be_copied():
+    model = Opaque(layers.Dense(3, dtype="mixed_float16"))
+    model(np.ones((1, 4), np.float32))
+    with pytest.raises(ValueError, match=r"which uses float16, and copying failed(.|\n)*set_dtype_policy\('float32'\)"):
+        converter.convert(model)
+
+
+def test_values_beyond_float32_are_refused():
+    model = keras.Sequential([keras.Input((4,), dtype="float64"), layers.Dense(3, dtype="float64")])
+    model.layers[0].kernel.assign(np.full((4, 3), 1e300))
+    with pytest.raises(ValueError, match="does not fit in float32"):
+        converter.convert(model)
+
+
+# What was pruned and is not any more, or does not show.
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_weights_that_are_not_finite(which, bad):
+    model = prune(keras.Sequential([keras.Input((16,)), layers.Dense(24, name="a"), layers.Dense(8, name="b")]))
+    variable = model.weights[which]
+    values = variable.numpy()
+    values.flat[3] = bad
+    variable.assign(values)
+    with pytest.raises(
+        ValueError, match=rf"expected finite weights, got {variable.path} with \d NaN and \d infinite of"
+    ):
+        tflite.export_tflite(model)
+
+
+def test_pruned_weights_that_were_overwritten_are_refused():
+    model = keras.Sequential([keras.Input((20,)), layers.Dense(10)])
+    dense = model.get_weights()
+    keras_prune.prune(model, 0.8)
+    model.set_weights(dense)
+    with pytest.raises(ValueError, match=r"160 of 160 pruned weights \(100\.0%\)(.|\n)*list PruneCallback last"):
+        tflite.export_tflite(model)
+    assert packed_layers(flatbuffer.read(tflite.export_tflite(keras_prune.strip(model))))
+
+
+def test_pruned_layers_that_stay_dense_are_reported(caplog):
+    inputs = keras.Input((8, 8, 4))
+    x = layers.Conv2D(16, 3, name="conv")(inputs)
+    model = prune(keras.Model(inputs, layers.Dense(20, name="head")(layers.Flatten()(x))))
+    with caplog.at_level("WARNING", "keras_prune"):
+        tflite.export_tflite(model)
+    (record,) = caplog.records
+    assert "(16, 3, 3, 4) is pruned but stays dense: CONV_2D is not packed" in record.getMessage()
+    caplog.clear()
+    hand_made = small_model(sparse())
+    tanh(hand_made)
+    tflite.pack(flatbuffer.write(hand_made), weights=Codebook(), min_sparsity=0.1)
+    assert "stays dense: its fused activation is not" in caplog.text
+    caplog.clear()
+    tflite.pack(flatbuffer.write(small_model(np.eye(2, 4))), weights=Codebook(), min_sparsity=0.1)
+    assert not caplog.records  # packing it does not pay
 
 
 def test_convert_options(lenet):
@@ -484,6 +612,21 @@ def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         files.write_atomic(path, b"new")
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.tflite"]
+
+
+def test_data_is_on_disk_before_the_rename(tmp_path, monkeypatch):
+    order = []
+    fsync, replace = os.fsync, os.replace
+
+    def record_fsync(handle):
+        kind = "folder" if os.path.isdir(f"/proc/self/fd/{handle}") else "file"  # noqa: PTH112
+        order.append((kind, os.fstat(handle).st_size if kind == "file" else 0))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", record_fsync)
+    monkeypatch.setattr(os, "replace", lambda *names: (order.append("rename"), replace(*names)))
+    files.write_atomic(tmp_path / "model.tflite", b"new")
+    assert order == [("file", 3), "rename", ("folder", 0)]
 
 
 def test_killed_write_leaves_one_file_whole(tmp_path):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -150,10 +154,46 @@ def test_weights_that_are_not_finite_are_refused(bad):
         Codebook(4).fit(np.array([1.0, bad]))
 
 
-@pytest.mark.parametrize("bits", [1, 9, 4.0, "4", None])
+@pytest.mark.parametrize("bits", [1, 9, 4.0, "4", None, True, np.True_])
 def test_bits_out_of_range(bits):
     with pytest.raises(ValueError, match="expected bits from 2 to 8, got"):
         Codebook(bits)
+
+
+def test_numpy_integers_are_bits():
+    codebook = Codebook(np.int64(4))
+    assert codebook == Codebook(4)
+    assert type(codebook.bits) is int
+
+
+def test_centroids_start_evenly_over_the_range():
+    # 90 small weights and 10 large ones. Linear start: 1/6, 3/6 and 5/6 of the range; two of three centroids end among
+    # the few large weights. A start by quantiles puts two among the many small ones.
+    weights = np.concatenate([np.linspace(1, 2, 90), np.linspace(8, 8.5, 5), np.linspace(11.5, 12, 5)])
+    _, codebook = Codebook(2).fit(weights)
+    assert codebook.tolist() == [0.0, 1.5, 8.25, 11.75]
+
+
+SCRIPT = """
+import keras, keras_prune
+made = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(keras_prune.Codebook(bits=5)))
+assert made == keras_prune.Codebook(5)
+print("same")
+"""
+
+
+def test_keras_serializes_it():
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", SCRIPT]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.stdout == "same\n", result.stderr
+
+
+def test_keras_is_not_imported_for_it():
+    command = [sys.executable, "-c", "import sys, keras_prune.quantization; print('keras' in sys.modules)"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert result.stdout == "False\n"
 
 
 def test_config_round_trip():

@@ -89,7 +89,7 @@ def test_what_cannot_be_loaded(source, error, match):
         runtime.load_interpreter(source)
 
 
-@pytest.mark.parametrize("num_threads", [0, -1, 1.5, None])
+@pytest.mark.parametrize("num_threads", [0, -1, 1.5, None, True, np.True_, "2"])
 def test_wrong_threads(stock, num_threads):
     with pytest.raises(ValueError, match="num_threads"):
         runtime.load_interpreter(stock, num_threads=num_threads)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import numbers
+import operator
 from typing import Any
+
+import numpy as np
 
 from keras_prune.quantization import Codebook
 
@@ -16,7 +20,7 @@ def check_model(model: Any, name: str) -> None:
 
     Raises:
         TypeError: not a Keras 3 model.
-        ValueError: not built.
+        ValueError: not built, or a weight is NaN or infinite.
     """
     import keras  # noqa: PLC0415
 
@@ -30,6 +34,48 @@ def check_model(model: Any, name: str) -> None:
             f"{name}: expected a built model, and {model.name!r} has no variables yet; give it a keras.Input, call "
             "model.build(input_shape), or train it first"
         )
+    for variable in model.weights:
+        _check_finite(variable, name)
+
+
+def _check_finite(variable: Any, name: str) -> None:
+    if "float" not in str(variable.dtype):
+        return
+    values = variable.numpy()
+    finite = np.isfinite(values)
+    if not finite.all():
+        nans, number = np.count_nonzero(np.isnan(values)), finite.size - np.count_nonzero(finite)
+        raise ValueError(
+            f"{name}: expected finite weights, got {variable.path} with {nans} NaN and {number - nans} infinite of "
+            f"{finite.size} values; the training diverged: lower the learning rate, or load an earlier checkpoint"
+        )
+
+
+def check_masks(model: Any, name: str) -> None:
+    """Refuses a model whose pruned weights something gave other values than zero since.
+
+    Args:
+        model: a built Keras 3 model, with or without masks.
+        name: of the public function, for the error.
+
+    Raises:
+        ValueError: a weight that its mask prunes is not zero.
+    """
+    from keras_prune import masks  # noqa: PLC0415 (imports Keras, which the device does not have)
+
+    for variable in model.weights:
+        constraint = masks.mask_constraint(variable)
+        if constraint is None:
+            continue
+        pruned = constraint.mask.numpy() == 0
+        number = np.count_nonzero(variable.numpy()[pruned])
+        if number:
+            raise ValueError(
+                f"{name}: expected zeros where the mask of {variable.path} prunes, got {number} of {pruned.sum()} "
+                f"pruned weights ({number / pruned.sum():.1%}) with other values: something overwrote them after "
+                "pruning (EarlyStopping with restore_best_weights, load_weights, averaged weights). Call "
+                "keras_prune.strip(model) to set them to zero, and list PruneCallback last in fit's callbacks"
+            )
 
 
 def check_options(weights: Any, min_sparsity: float, name: str) -> None:
@@ -37,9 +83,29 @@ def check_options(weights: Any, min_sparsity: float, name: str) -> None:
 
     Raises:
         TypeError: ``weights`` is not a `Codebook`.
-        ValueError: ``min_sparsity`` is not in 0 to 1.
+        ValueError: ``min_sparsity`` is no number from 0 to 1.
     """
     if not isinstance(weights, Codebook):
         raise TypeError(f"{name}: expected weights=Codebook(bits=...), got {weights!r}")
-    if not 0 <= min_sparsity <= 1:
-        raise ValueError(f"{name}: expected min_sparsity from 0 to 1, got {min_sparsity!r}")
+    is_number = isinstance(min_sparsity, numbers.Real) and not isinstance(min_sparsity, bool)
+    if not is_number or not 0 <= min_sparsity <= 1:
+        raise ValueError(f"{name}: expected min_sparsity from 0 to 1, got {min_sparsity!r}; pass a number such as 0.1")
+
+
+def positive(value: Any, name: str) -> int:
+    """A count as an int.
+
+    Args:
+        value: int, or another integer type such as NumPy's.
+        name: of the argument, after that of the function.
+
+    Raises:
+        ValueError: not an integer, or below 1.
+    """
+    try:
+        number = 0 if isinstance(value, bool | np.bool_) else operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise ValueError(f"{name} to be an integer >= 1, got {value!r}; pass a number such as 1")
+    return number

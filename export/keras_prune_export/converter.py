@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import pathlib
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -14,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from keras_prune_export import checks
+from keras_prune_export import checks, copies
 
 OPTIMIZATIONS = (None, "float16", "dynamic_range", "int8")
+_LOOKUPS = ("IntegerLookup", "StringLookup", "TextVectorization", "Hashing", "HashedCrossing")
 _CALIBRATION_EXAMPLES = 300  # as the converter's guide advises: 100 to 500
 
 
@@ -52,6 +54,9 @@ def _native_stderr_discarded() -> Iterator[None]:
 def convert(model: Any, *, optimize: str | None = None, representative_data: Any = None) -> bytes:
     """Converts a Keras model with TensorFlow's converter: the stock files that packed ones are compared with.
 
+    A model of another type (mixed_float16, float64, ...) is converted through a copy in float32, so that the file's
+    inputs and outputs are float32.
+
     Args:
         model: a built Keras 3 model; it is not changed.
         optimize: None for float32, "float16" (weights), "dynamic_range" (int8 weights), or "int8" (weights and
@@ -64,27 +69,46 @@ def convert(model: Any, *, optimize: str | None = None, representative_data: Any
 
     Raises:
         TypeError: not a Keras 3 model.
-        ValueError: not built, an unknown optimization, "int8" without data, or the converter's own refusal.
+        ValueError: not built, NaN or infinite weights, an unknown optimization, "int8" without data, or the
+            converter's own refusal.
     """
     checks.check_model(model, "convert")
     if optimize not in OPTIMIZATIONS:
         raise ValueError(f"convert: expected optimize to be one of {OPTIMIZATIONS}, got {optimize!r}")
     if (optimize == "int8") != (representative_data is not None):
         raise ValueError("convert: expected representative_data with optimize='int8', and only with it")
+    source = copies.as_float32(model, "convert")
     with tempfile.TemporaryDirectory(prefix="keras_prune_") as folder, _quiet():
         try:
-            model.export(folder)
+            source.export(folder)
             return bytes(_converter(folder, optimize, representative_data).convert())
         except Exception as error:
-            raise ValueError(_refusal(model.name, str(error))) from error
+            raise ValueError(_refusal(model, str(error))) from error
 
 
-def _refusal(name: str, problem: str) -> str:
+def _refusal(model: Any, problem: str) -> str:
     """The converter's complaint, shortened (all of it is in the exception that caused ours), and what to do."""
-    short = problem if len(problem) <= 300 else f"{problem[:300]} ..."
-    is_loop = "TensorList" in problem
-    advice = ". Give recurrent layers unroll=True: the converter cannot express their loop" if is_loop else ""
-    return f"convert: TensorFlow's converter refused the model {name!r}: {short}{advice}"
+    operators = list(dict.fromkeys(re.findall(r"'tfl?\.(\w+)' op", problem)))
+    lines = [line for line in problem.strip().splitlines() if line]
+    short = f"it cannot express {', '.join(operators[:3])}" if operators else (lines or ["no reason given"])[0][:200]
+    advice = list(filter(None, map(_layer_advice, copies.all_layers(model))))
+    if not advice and "TensorList" in problem:
+        advice = ["give recurrent layers unroll=True: the converter cannot express their loop"]
+    advice = advice or ["replace the layer that needs it, or export the part of the model without it"]
+    return f"convert: TensorFlow's converter refused the model {model.name!r}: {short}; {'; '.join(advice)}"
+
+
+def _layer_advice(layer: Any) -> str:
+    """What to do about a layer that the converter is known to refuse; empty for others."""
+    kind, name = type(layer).__name__, layer.name
+    if kind == "PackedDense":
+        return f"layer {name!r} (PackedDense) runs in TensorFlow: export the model as it was before from_dense"
+    if getattr(layer, "quantization_mode", None):
+        mode = layer.quantization_mode
+        return f"layer {name!r} was quantized to {mode} by Keras: export the model as it was before model.quantize()"
+    if kind in _LOOKUPS:
+        return f"layer {name!r} ({kind}) looks values up in a table: do that before the model, and export the rest"
+    return ""
 
 
 def _converter(folder: str, optimize: str | None, representative_data: Any) -> Any:

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from keras_prune_export import files, flatbuffer, measure, runtime
+from keras_prune_export import checks, files, flatbuffer, measure, runtime
 from keras_prune_export.progress import Progress
 from keras_prune_export.targets import packed
 from keras_prune_export.transformations.pack_fully_connected import packed_layers
 
-_COLUMNS = ("file", "accuracy", "error %", "bytes", "gzip bytes", "latency ms", "p10", "p90", "peak memory")
+_COLUMNS = ("file", "accuracy", "error %", "bytes", "gzip bytes", "latency µs", "p10 µs", "p90 µs", "peak memory")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Evaluation:
     def row(self) -> list[str]:
         """The cells of `Comparison`'s table."""
         memory = "?" if self.peak_memory_bytes is None else f"{self.peak_memory_bytes:,}"
-        times = [f"{value:.4f}" for value in (self.latency_ms, self.latency_ms_p10, self.latency_ms_p90)]
+        times = [f"{1000 * value:,.1f}" for value in (self.latency_ms, self.latency_ms_p10, self.latency_ms_p90)]
         counts = [f"{self.num_bytes:,}", f"{self.gzip_bytes:,}"]
         return [self.name, f"{self.accuracy:.4f}", f"{self.error_percent:.2f}", *counts, *times, memory]
 
@@ -147,16 +147,15 @@ def predict_tflite(model: Any, x: np.ndarray, *, num_threads: int = 1, batch_siz
         ValueError: ``x`` does not fit the model's input, or the file is not one that `load_interpreter` loads.
     """
     x = np.asarray(x)
-    if batch_size < 1:
-        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+    batch_size = checks.positive(batch_size, "expected batch_size")
     interpreter = runtime.load_interpreter(model, num_threads=num_threads)
-    _check_examples(interpreter, x)
+    measure.check_shape(measure.single_input(interpreter), x.shape)
     output = interpreter.get_output_details()[0]["index"]
     parts = []
     progress = Progress("predict", -(-len(x) // batch_size))
     for start in range(0, len(x), batch_size):
         batch = x[start : start + batch_size]
-        measure.set_batch(interpreter, len(batch))
+        measure.set_shape(interpreter, batch.shape)
         interpreter.set_tensor(measure.single_input(interpreter)["index"], measure.quantize_input(interpreter, batch))
         interpreter.invoke()
         parts.append(interpreter.get_tensor(output))
@@ -164,27 +163,32 @@ def predict_tflite(model: Any, x: np.ndarray, *, num_threads: int = 1, batch_siz
     return np.concatenate(parts)
 
 
-def _check_examples(interpreter: Any, x: np.ndarray) -> None:
-    expected = tuple(measure.single_input(interpreter)["shape"][1:].tolist())
-    if not x.ndim or not len(x) or x.shape[1:] != expected:
-        raise ValueError(f"x: expected at least one example of shape {expected}, got an array of shape {x.shape}")
-
-
-def _predicted_classes(outputs: np.ndarray) -> np.ndarray:
+def _predicted_classes(outputs: np.ndarray, y: np.ndarray) -> np.ndarray:
     if outputs.ndim != 2 or outputs.shape[1] < 2:
         raise ValueError(
             f"expected a classifier: a first output of shape (examples, classes), got {outputs.shape}; "
             "use predict_tflite and a measure of your own"
         )
+    wrong = y[(y < 0) | (y >= outputs.shape[1])]
+    if len(wrong):
+        raise ValueError(
+            f"y: expected labels from 0 to {outputs.shape[1] - 1}, the model's classes, got {wrong[0]} "
+            f"({len(wrong)} of {len(y)} labels are out of range); number the classes from 0"
+        )
     return outputs.argmax(axis=1)
 
 
 def _check_labels(x: np.ndarray, y: np.ndarray) -> None:
-    if y.shape != (len(x),) or not np.issubdtype(y.dtype, np.integer):
-        raise ValueError(
-            f"y: expected {len(x)} integer labels of shape ({len(x)},), got {y.dtype} of shape {y.shape}; "
-            "turn one-hot labels into classes with argmax(axis=1)"
-        )
+    if y.shape == (len(x),) and np.issubdtype(y.dtype, np.integer):
+        return
+    advice = "give one label for each example"
+    if y.ndim == 2 and len(y) == len(x):
+        advice = "take the only column, y[:, 0]" if y.shape[1] == 1 else "turn one-hot labels into classes: y.argmax(1)"
+    elif y.shape == (len(x),):
+        advice = "convert labels that are whole numbers with y.astype(int)"
+    raise ValueError(
+        f"y: expected {len(x)} integer labels of shape ({len(x)},), got {y.dtype} of shape {y.shape}; {advice}"
+    )
 
 
 def compare_tflite(
@@ -203,11 +207,16 @@ def compare_tflite(
         The comparison; printing it shows a table.
 
     Raises:
+        TypeError: ``models`` is no mapping.
         ValueError: no models, or ``x`` and ``y`` do not fit them or each other.
 
     Example:
         >>> print(compare_tflite({"float": float_file, "packed": file}, x_test, y_test))  # doctest: +SKIP
     """
+    if not isinstance(models, Mapping):
+        raise TypeError(
+            f"compare_tflite: expected a dict of names and files, got {type(models).__name__}; pass {{'a': a}}"
+        )
     x, y = np.asarray(x), np.asarray(y)
     if not models:
         raise ValueError("compare_tflite: expected at least one model, got none")
@@ -215,11 +224,11 @@ def compare_tflite(
     classes = {}
     for name, model in models.items():
         outputs = predict_tflite(model, x, num_threads=num_threads, batch_size=batch_size)
-        classes[name] = _predicted_classes(outputs)
+        classes[name] = _predicted_classes(outputs, y)
     latencies = measure.latencies(dict(models), x[0], num_threads=num_threads)
     evaluations = {}
     for name, model in models.items():
-        memory = measure.peak_memory(model, num_threads=num_threads)
+        memory = measure.peak_memory(model, num_threads=num_threads, shape=(1, *x.shape[1:]))
         data, right = files.read_tflite(model), classes[name] == y
         evaluations[name] = Evaluation(
             name=name,

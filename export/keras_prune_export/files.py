@@ -17,9 +17,12 @@ def check_folder(path: str | os.PathLike[str]) -> pathlib.Path:
         The path.
 
     Raises:
+        TypeError: not a path.
         FileNotFoundError: the folder does not exist.
         IsADirectoryError: the path is a folder.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path: expected the name of a file as str or os.PathLike, got {path!r}; pass 'model.tflite'")
     target = pathlib.Path(path)
     if not target.parent.is_dir():
         raise FileNotFoundError(f"{target}: expected the folder {target.parent} to exist; make it first")

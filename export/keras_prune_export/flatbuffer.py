@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import copy
+import hashlib
 import math
 import struct
 from collections.abc import Iterable, Sequence
@@ -193,6 +194,24 @@ def constant(model: Any, tensor: Any) -> np.ndarray:
         name = text(tensor.name)
         raise ValueError(f".tflite file: tensor {name!r} of shape {shape} has {num_bytes} bytes; the file is damaged")
     return np.frombuffer(np.ascontiguousarray(data, np.uint8), "<f4").reshape(shape)
+
+
+def float_constants(model: Any) -> dict[int, np.ndarray]:
+    """The constant float32 tensors' values, by buffer."""
+    tensors = [tensor for graph in model.subgraphs for tensor in graph.tensors or ()]
+    kind = schema.TensorType.FLOAT32
+    found = {t.buffer: t for t in tensors if t.type == kind and model.buffers[t.buffer].data is not None}
+    return {buffer: constant(model, tensor) for buffer, tensor in found.items()}
+
+
+def content(model: Any) -> collections.Counter[tuple[Any, ...]]:
+    """What the operators are and which constants they read, without names and order: equal for equal models."""
+    digests = [b"" if b.data is None else hashlib.blake2b(bytes(b.data)).digest() for b in model.buffers]
+    return collections.Counter(
+        (builtin_code(model, op), *(digests[graph.tensors[i].buffer] for i in indices(op.inputs) if i >= 0))
+        for graph in model.subgraphs
+        for op in graph.operators or ()
+    )
 
 
 def add_buffer(model: Any, data: bytes) -> int:

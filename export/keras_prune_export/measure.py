@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -41,22 +42,47 @@ class Latency:
     num_invokes: int
 
 
-def set_batch(interpreter: Any, batch: int) -> None:
-    """Gives the interpreter's only input this batch size and allocates its tensors.
+def set_shape(interpreter: Any, shape: Sequence[int]) -> None:
+    """Gives the interpreter's only input this shape and allocates its tensors.
+
+    Args:
+        interpreter: of a file with one input.
+        shape: (examples, ...).
 
     Raises:
-        ValueError: the model has several inputs, or its batch is fixed at another size.
+        ValueError: the model has several inputs, its batch is fixed at another size, or the shape does not fit.
     """
     details = single_input(interpreter)
-    if details["shape"][0] != batch:
-        if details["shape_signature"][0] != -1:
-            fixed = details["shape"][0]
-            raise ValueError(
-                f"expected a model with a free batch dimension, or one of {batch}, got one fixed at {fixed}; for "
-                f"predictions pass batch_size={fixed}; latency needs a file that takes one example"
-            )
-        interpreter.resize_tensor_input(details["index"], [batch, *details["shape"][1:]])
+    check_shape(details, shape)
+    expected = details["shape_signature"][0]
+    if expected not in (-1, shape[0]):
+        raise ValueError(
+            f"expected a model with a free batch dimension, or one of {shape[0]}, got one fixed at {expected}; for "
+            f"predictions pass batch_size={expected}; latency needs a file that takes one example"
+        )
+    if tuple(details["shape"]) != tuple(shape):
+        interpreter.resize_tensor_input(details["index"], list(shape))
         interpreter.allocate_tensors()
+
+
+def check_shape(details: dict[str, Any], shape: Sequence[int]) -> None:
+    """Refuses examples that do not fit an input; a dimension that the file leaves free (-1) takes any size.
+
+    Args:
+        details: of the input, as `single_input` gives them.
+        shape: (examples, ...).
+
+    Raises:
+        ValueError: no example, or examples of another shape.
+    """
+    expected = [None if size == -1 else int(size) for size in details["shape_signature"][1:]]
+    fits = len(shape) == len(expected) + 1 and all(
+        size in (None, got) for size, got in zip(expected, shape[1:], strict=True)
+    )
+    if not fits or 0 in shape:
+        raise ValueError(
+            f"x: expected at least one example of shape {tuple(expected)}, got an array of shape {tuple(shape)}"
+        )
 
 
 def single_input(interpreter: Any) -> dict[str, Any]:
@@ -88,7 +114,7 @@ def latencies(models: dict[str, Any], example: np.ndarray, *, num_threads: int =
     interpreters = {}
     for name, model in models.items():
         interpreter = interpreters[name] = runtime.load_interpreter(model, num_threads=num_threads)
-        set_batch(interpreter, 1)
+        set_shape(interpreter, (1, *example.shape))
         interpreter.set_tensor(single_input(interpreter)["index"], quantize_input(interpreter, example[None]))
     blocks = {name: _block_size(interpreter) for name, interpreter in interpreters.items()}
     samples: dict[str, list[np.ndarray]] = {name: [] for name in models}
@@ -134,7 +160,7 @@ def quantize_input(interpreter: Any, x: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(x, details["dtype"])
 
 
-def peak_memory(model: Any, *, num_threads: int = 1) -> int | None:
+def peak_memory(model: Any, *, num_threads: int = 1, shape: Sequence[int] | None = None) -> int | None:
     """The most memory that loading and running a file takes, over a process that has the runtime imported.
 
     A fresh process imports NumPy and the runtime, then loads the file by its path and runs it; the growth of its
@@ -143,6 +169,7 @@ def peak_memory(model: Any, *, num_threads: int = 1) -> int | None:
     Args:
         model: path or bytes.
         num_threads: of the runtime.
+        shape: of the only input, (examples, ...); None: as the file has it, with 1 for free dimensions.
 
     Returns:
         Bytes, or None where the system does not tell (not Linux).
@@ -153,16 +180,17 @@ def peak_memory(model: Any, *, num_threads: int = 1) -> int | None:
     if not pathlib.Path("/proc/self/status").is_file():
         return None
     if not isinstance(model, bytes | bytearray | memoryview):
-        return _probe(os.fspath(model), num_threads)
+        return _probe(os.fspath(model), num_threads, shape)
     with tempfile.TemporaryDirectory(prefix="keras_prune_") as folder:
         path = pathlib.Path(folder) / "model.tflite"
         path.write_bytes(model)
-        return _probe(str(path), num_threads)
+        return _probe(str(path), num_threads, shape)
 
 
-def _probe(path: str, num_threads: int) -> int:
+def _probe(path: str, num_threads: int, shape: Sequence[int] | None) -> int:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-m", "keras_prune_export.measure", path, str(num_threads)]
+    command.append(json.dumps(None if shape is None else list(shape)))
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if result.returncode:
         raise RuntimeError(f"peak_memory: the measuring process failed on {path}:\n{result.stderr.strip()}")
@@ -174,13 +202,15 @@ def _status_bytes(field: str) -> int:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
 
-def _main(path: str, num_threads: int) -> None:
+def _main(path: str, num_threads: int, shape: list[int] | None) -> None:
     """The measuring process."""
     runtime.runtime_module()
     with contextlib.suppress(OSError):  # sets VmHWM, the peak, to the present size: importing took more for a moment
         pathlib.Path("/proc/self/clear_refs").write_text("5")
     before = _status_bytes("VmRSS")
     interpreter = runtime.load_interpreter(path, num_threads=num_threads)
+    if shape is not None:
+        set_shape(interpreter, shape)
     for details in interpreter.get_input_details():
         interpreter.set_tensor(details["index"], np.zeros(details["shape"], details["dtype"]))
     for _ in range(_PROBE_INVOKES):
@@ -190,4 +220,4 @@ def _main(path: str, num_threads: int) -> None:
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1], int(sys.argv[2]))
+    _main(sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3]))

@@ -12,7 +12,8 @@ import numpy as np
 
 from keras_prune import sparse_format
 from keras_prune.quantization import Codebook
-from keras_prune_export import checks, converter, flatbuffer
+from keras_prune_export import checks, converter, copies, flatbuffer
+from keras_prune_export.targets import packed
 from keras_prune_export.transformations.pack_fully_connected import Choice, choose
 
 
@@ -21,8 +22,9 @@ def quantize(model: Any, weights: Codebook | None = None, *, min_sparsity: float
 
     The model is converted as for export, and each matrix that would be packed is found again among the model's
     variables by its values. Where the converter folds a neighbour's scale into a kernel (BatchNormalization,
-    Rescaling), the folded kernel is what is quantized, and the variable gets the values that fold into it: the
-    predictions are the file's, up to float rounding. Exporting the result packs the same values again.
+    Rescaling), the folded kernel is what is quantized, and the variable gets the values that fold into it. The
+    predictions are those of `export_tflite`'s file, up to the rounding of the model's own type. Exporting the result
+    gives the same packed bytes and biases again; where a scale is folded, up to float32 rounding.
 
     Args:
         model: a built Keras 3 model.
@@ -35,8 +37,9 @@ def quantize(model: Any, weights: Codebook | None = None, *, min_sparsity: float
 
     Raises:
         TypeError: not a Keras 3 model, or ``weights`` is not a `Codebook`.
-        ValueError: the model is not built, cannot be copied or converted, an argument is out of range, or the
-            converter changed a pruned matrix so that it cannot be found.
+        ValueError: the model is not built, cannot be copied or converted, has NaN or infinite weights or pruned ones
+            that are not zero, an argument is out of range, or the converter changed a pruned matrix so that it cannot
+            be found.
 
     Example:
         >>> quantized = keras_prune.quantize(model, keras_prune.Codebook(bits=4))  # doctest: +SKIP
@@ -44,14 +47,15 @@ def quantize(model: Any, weights: Codebook | None = None, *, min_sparsity: float
     weights = Codebook() if weights is None else weights
     checks.check_options(weights, min_sparsity, "quantize")
     checks.check_model(model, "quantize")
-    result = model if in_place else _copy(model)
+    checks.check_masks(model, "quantize")
     file = flatbuffer.read(converter.convert(model))
+    result = model if in_place else _copy(model, file)
     matches = find(result, choose(file, weights, min_sparsity=min_sparsity))
     for match in matches:
         if not match.changes:
             raise ValueError(
-                f"quantize: the file's matrix {match.name!r} is none of the model's float32 variables, nor one with "
-                "scaled rows or columns: the converter combined it with others; export works, quantize does not"
+                f"quantize: the file's matrix {match.name!r} is none of the model's variables, nor one with scaled "
+                "rows or columns: the converter combined it with others; export works, quantize does not"
             )
     for match in matches:
         for variable, values in match.changes:
@@ -59,16 +63,19 @@ def quantize(model: Any, weights: Codebook | None = None, *, min_sparsity: float
     return result
 
 
-def _copy(model: Any) -> Any:
-    import keras  # noqa: PLC0415
-
+def _copy(model: Any, file: Any) -> Any:
+    """A copy that the converter turns into the same file: that its weights are the same would not show it."""
     try:
-        copy = keras.models.clone_model(model)
-        copy.set_weights(model.get_weights())
+        copy = copies.copy(model)
     except Exception as error:
         raise ValueError(
             f"quantize: the model {model.name!r} cannot be copied ({error}); copy it yourself and pass in_place=True"
         ) from error
+    if flatbuffer.content(flatbuffer.read(converter.convert(copy))) != flatbuffer.content(file):
+        raise ValueError(
+            f"quantize: expected a copy of {model.name!r} that computes what the model does, and a layer of the copy "
+            "does not: it holds values outside its weights and configuration; copy it yourself and pass in_place=True"
+        )
     return copy
 
 
@@ -80,11 +87,13 @@ class Match:
         name: of the matrix in the file.
         changes: the variables that it came from, each with its quantized values; empty when there are none.
         folded: the converter scaled the variable's rows or columns.
+        quantized: the matrix has its quantized values already, up to float32 rounding.
     """
 
     name: str
     changes: list[tuple[Any, np.ndarray]]
     folded: bool
+    quantized: bool
 
 
 def find(model: Any, choices: list[Choice]) -> list[Match]:
@@ -103,7 +112,8 @@ def find(model: Any, choices: list[Choice]) -> list[Match]:
             quantized = sparse_format.to_dense(choice.packed)
             same = _changes(model, choice.values, quantized, pull_back=_pull_back_same)
             changes = same or _changes(model, choice.values, quantized, pull_back=_pull_back_scaled)
-            matches.append(Match(choice.name, changes, folded=not same and bool(changes)))
+            already = np.allclose(quantized, choice.values, rtol=packed.ROUNDING, atol=0)
+            matches.append(Match(choice.name, changes, folded=not same and bool(changes), quantized=already))
     return matches
 
 
@@ -126,10 +136,11 @@ def _changes(
 ) -> list[tuple[Any, np.ndarray]]:
     changes = []
     for variable in model.variables:
-        if variable.dtype == "float32" and math.prod(variable.shape) == dense.size:
-            values = pull_back(variable.numpy(), dense, quantized)
-            if values is not None:
-                changes.append((variable, values))
+        if "float" in str(variable.dtype) and math.prod(variable.shape) == dense.size:
+            values = variable.numpy()
+            changed = pull_back(values.astype(np.float32), dense, quantized)
+            if changed is not None:
+                changes.append((variable, changed.astype(values.dtype)))
     return changes
 
 

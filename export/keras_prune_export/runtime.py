@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from keras_prune import native
-from keras_prune_export import files
+from keras_prune_export import checks, files
 
 # The first that can be imported is used: LiteRT, its predecessor on older devices, and TensorFlow's own copy.
 _RUNTIMES = ("ai_edge_litert.interpreter", "tflite_runtime.interpreter", "tensorflow.lite")
@@ -56,8 +56,7 @@ def load_interpreter(model: str | os.PathLike[str] | bytes, *, num_threads: int 
     Example:
         >>> interpreter = keras_prune.load_interpreter("model.tflite")  # doctest: +SKIP
     """
-    if not isinstance(num_threads, int) or num_threads < 1:
-        raise ValueError(f"load_interpreter: expected num_threads to be an integer >= 1, got {num_threads!r}")
+    num_threads = checks.positive(num_threads, "load_interpreter: expected num_threads")
     source = _source(model)
     library = native.delegate_path()
     runtime = runtime_module()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from typing import Any
 
+import numpy as np
+
 from keras_prune.quantization import Codebook
-from keras_prune_export import checks, converter, files, flatbuffer, quantization
+from keras_prune_export import checks, converter, copies, files, flatbuffer, quantization
 from keras_prune_export.targets import packed
+from keras_prune_export.transformations.dense import pruned_but_dense
 from keras_prune_export.transformations.pack_fully_connected import Choice, choose, pack_fully_connected
 from keras_prune_export.transformations.tidy import tidy
 
@@ -28,7 +32,8 @@ def export_tflite(
     """Exports a pruned Keras model to a .tflite file whose pruned layers are packed: small and fast.
 
     Each pruned fully connected layer becomes one custom operator that computes on the packed weights
-    (docs/format.md); `load_interpreter` runs it. Every other operator stays as the converter made it.
+    (docs/format.md); `load_interpreter` runs it. Every other operator stays as the converter made it. A model that
+    computes in another type (mixed_float16, float64, ...) is exported through a copy in float32.
 
     Args:
         model: a built Keras 3 model; it is not changed.
@@ -44,9 +49,9 @@ def export_tflite(
         The file's bytes.
 
     Raises:
-        TypeError: not a Keras 3 model, or ``weights`` is not a `Codebook`.
-        ValueError: the model is not built, nothing in it is pruned, an argument is out of range, or the converter
-            refused the model.
+        TypeError: not a Keras 3 model, ``weights`` is not a `Codebook`, or ``path`` is no path.
+        ValueError: the model is not built, has NaN or infinite weights, pruned weights that are not zero any more, or
+            nothing pruned; an argument is out of range; or the converter refused the model.
         FileNotFoundError: the path's folder does not exist.
 
     Example:
@@ -58,9 +63,11 @@ def export_tflite(
         raise ValueError(f"export_tflite: expected activations='float32', the only kind so far, got {activations!r}")
     if target not in TARGETS:
         raise ValueError(f"export_tflite: expected target to be one of {TARGETS}, got {target!r}")
-    checks.check_model(model, "export_tflite")
     if path is not None:
         files.check_folder(path)
+    checks.check_model(model, "export_tflite")
+    checks.check_masks(model, "export_tflite")
+    model = copies.as_float32(model, "export_tflite")
     data = converter.convert(model)
     if target == "packed":
         data, layers = _packed(model, data, weights, min_sparsity=min_sparsity)
@@ -71,18 +78,33 @@ def export_tflite(
 
 
 def _packed(model: Any, data: bytes, weights: Codebook, *, min_sparsity: float) -> tuple[bytes, list[packed.Layer]]:
-    """Packs the converter's file; converts again where it folded a neighbour into a kernel that will be quantized.
+    """Packs the converter's file; first converts again from quantized kernels if anything else in it comes from them.
 
-    A folded offset is in the bias as offset times kernel. It has to be the quantized kernel, or each output is off by
-    the offset times all its weights' errors.
+    The converter folds what stands before a layer into its kernel (a scale) and its bias (offset times kernel). That
+    has to be the quantized kernel, or each output is off by the offset times all its weights' errors.
     """
     file = flatbuffer.read(data)
     choices = choose(file, weights, min_sparsity=min_sparsity)
-    matches = quantization.find(model, choices)
-    if any(match.folded for match in matches):
+    matches = [match for match in quantization.find(model, choices) if match.changes]
+    if not all(match.quantized for match in matches) and _is_folded(model, file, choices, matches=matches):
         with quantization.assigned(matches):
             return pack(converter.convert(model), weights=weights, min_sparsity=min_sparsity)
-    return _finish(file, choices)
+    return _finish(file, choices, min_sparsity)
+
+
+def _is_folded(model: Any, file: Any, choices: list[Choice], *, matches: list[quantization.Match]) -> bool:
+    """Whether a constant beside the packed matrices may come from a kernel; not if it is just another variable."""
+    matrices = {site.buffer for choice in choices if choice.packed is not None for site in choice.sites}
+    kernels = {id(variable) for match in matches for variable, _ in match.changes}
+    others = {_sorted_bytes(v.numpy()) for v in model.weights if id(v) not in kernels and v.dtype == "float32"}
+    constants = flatbuffer.float_constants(file)
+    folded = any(_sorted_bytes(values) not in others for buffer, values in constants.items() if buffer not in matrices)
+    return folded or any(match.folded for match in matches)
+
+
+def _sorted_bytes(values: np.ndarray) -> bytes:
+    """The same for all orders of the values: the converter transposes and reshapes."""
+    return hashlib.blake2b(np.sort(values + np.float32(0), axis=None).tobytes()).digest()  # -0 is 0
 
 
 def pack(data: bytes, *, weights: Codebook, min_sparsity: float) -> tuple[bytes, list[packed.Layer]]:
@@ -100,10 +122,12 @@ def pack(data: bytes, *, weights: Codebook, min_sparsity: float) -> tuple[bytes,
         ValueError: not a .tflite file, or damaged.
     """
     file = flatbuffer.read(data)
-    return _finish(file, choose(file, weights, min_sparsity=min_sparsity))
+    return _finish(file, choose(file, weights, min_sparsity=min_sparsity), min_sparsity)
 
 
-def _finish(file: Any, choices: list[Choice]) -> tuple[bytes, list[packed.Layer]]:
+def _finish(file: Any, choices: list[Choice], min_sparsity: float) -> tuple[bytes, list[packed.Layer]]:
+    for name, shape, reason in pruned_but_dense(file, choices, min_sparsity=min_sparsity):
+        _log.warning("%s %s is pruned but stays dense: %s", name, shape, reason)
     layers = pack_fully_connected(file, choices)
     tidy(file)
     for layer in layers:

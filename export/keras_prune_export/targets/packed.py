@@ -11,7 +11,7 @@ from keras_prune import sparse_format
 from keras_prune.quantization import Codebook
 
 OPERATOR = "KerasPruneFullyConnected"
-_ROUNDING = 2.0**-20  # relative: eight times float32's epsilon, for a few multiplications
+ROUNDING = 2.0**-20  # relative: eight times float32's epsilon, for a few multiplications
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +111,7 @@ def _without_rounding(weights: np.ndarray, codebook: Codebook) -> np.ndarray:
     limit = (1 << codebook.bits) - 1
     if len(distinct) <= limit:
         return weights
-    steps = np.diff(distinct) > _ROUNDING * np.abs(distinct[1:])
+    steps = np.diff(distinct) > ROUNDING * np.abs(distinct[1:])
     group = np.concatenate([[0], np.cumsum(steps)])
     if group[-1] + 1 > limit:
         return weights
