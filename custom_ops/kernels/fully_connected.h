@@ -1,6 +1,7 @@
 // Fully connected layers on packed weights: y = activation(x * W^T + bias), W of shape (rows, cols).
 // The compute layout is made once from the storage format, for one instruction set; calls decode nothing
 // and the dense W is never formed. The TF op and the TFLite delegate are thin shells over these functions.
+// Making a layout allocates it (and lists that are freed again); computing allocates nothing.
 #ifndef KERAS_PRUNE_KERNELS_FULLY_CONNECTED_H_
 #define KERAS_PRUNE_KERNELS_FULLY_CONNECTED_H_
 
