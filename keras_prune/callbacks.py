@@ -48,6 +48,8 @@ class PruneCallback(keras.callbacks.Callback):
             returns a bool; None: all.
         mask_gradients: sets gradients of pruned weights to zero before the optimizer clips them and puts them into its
             momentum. Without it they count there, though they move nothing.
+        regrow: `SET` or `RigL`, or a name of theirs: at each change of masks some kept weights give their places to
+            pruned ones; None: they keep them.
 
     Raises:
         TypeError: an argument, or the model, is not of the expected kind.
@@ -68,10 +70,11 @@ class PruneCallback(keras.callbacks.Callback):
         allocation: Any = "uniform",
         layers: Layers = None,
         mask_gradients: bool = False,
+        regrow: Any = None,
     ) -> None:
         super().__init__()
         recipe = recipe_of(criterion, pattern, allocation)
-        self.engine = Engine(schedule, recipe, layers=layers, mask_gradients=mask_gradients)
+        self.engine = Engine(schedule, recipe, layers=layers, mask_gradients=mask_gradients, regrow=regrow)
         self._owner: weakref.ref | None = None  # the model whose steps are counted here
         self._fit: Any = None  # this fit's History, which tells one fit from another
         self._begun = False  # whether this fit's first epoch has begun

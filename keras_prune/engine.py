@@ -13,6 +13,7 @@ from absl import logging
 
 from keras_prune import allocation as allocations
 from keras_prune import criteria, patterns
+from keras_prune import regrow as regrowing
 from keras_prune import schedules as schedules_lib
 from keras_prune.gradients import Gradients, clear_slots, clips, mask_averages
 from keras_prune.masks import (
@@ -25,10 +26,11 @@ from keras_prune.masks import (
     prunable,
 )
 from keras_prune.registry import Value
+from keras_prune.regrow import Regrow
 from keras_prune.schedules import PolynomialDecay, Schedule
 from keras_prune.state import SavedState, add_state, pack_masks, remove_state, unpack_mask
 
-for _module in (schedules_lib, criteria, patterns, allocations):
+for _module in (schedules_lib, criteria, patterns, allocations, regrowing):
     for _value in list(vars(_module).values()):
         if isinstance(_value, type) and issubclass(_value, Value) and _value is not Value:
             keras.saving.register_keras_serializable("keras_prune")(_value)
@@ -42,13 +44,26 @@ class Engine:
         recipe: how masks are made.
         layers: which to prune.
         mask_gradients: whether gradients of pruned weights are set to zero.
+        regrow: how kept weights give their places to pruned ones; None: they keep them.
+
+    Raises:
+        ValueError: a schedule beyond the pattern, or a way to regrow that the pattern or the criterion forbids.
     """
 
-    def __init__(self, schedule: Any, recipe: Recipe, *, layers: Layers = None, mask_gradients: bool = False) -> None:
+    def __init__(
+        self,
+        schedule: Any,
+        recipe: Recipe,
+        *,
+        layers: Layers = None,
+        mask_gradients: bool = False,
+        regrow: Any = None,
+    ) -> None:
         self.schedule = None if schedule is None else schedules_lib.get(schedule)
         self.recipe = recipe
         self.layers = layers
-        self.gradients = Gradients(recipe.criterion, mask=mask_gradients)
+        self.regrow = None if regrow is None else regrowing.get(regrow)
+        self.gradients = Gradients(_gatherer(recipe, self.regrow), mask=mask_gradients)
         self.variables: dict[str, Any] = {}  # what is pruned; empty until the model has variables
         self.active: Schedule | None = None  # the schedule with every step chosen
         self.step = 0  # batches trained so far
@@ -155,6 +170,8 @@ class Engine:
         """Makes the masks anew for a target sparsity, and clears the optimizer's slots of what has changed."""
         final = self.active.final_sparsity if self.active is not None else sparsity
         steady = self.recipe.update(self.variables, sparsity, final_sparsity=final, statistic=self.gradients.statistic)
+        if self.regrow is not None:
+            self._regrow(self.regrow, steady)
         model = self._model() if self._model is not None else None
         if steady and model is not None:
             clear_slots(
@@ -230,12 +247,47 @@ class Engine:
         apply_masks(self.variables)
         self.sparsity = mask_sparsity(self.variables)
 
+    def _regrow(self, regrow: Regrow, steady: dict[str, np.ndarray]) -> None:
+        """Lets kept weights change places with pruned ones; `steady` is brought up to date."""
+        begin, end = (self.active.begin_step, self.active.end_step) if self.active is not None else (None, None)
+        done = 0.0 if begin is None or end is None else (self.step - begin) / max(1, end - begin)
+        for path, variable in self.variables.items():
+            old, weights = variable.constraint.mask.numpy(), variable.numpy().astype(np.float32)
+            new = regrow.update(
+                old,
+                weights,
+                self.gradients.statistic(path) if regrow.gathers else None,
+                fraction=regrow.fraction_at(done),
+                pattern=self.recipe.pattern,
+                seed=(path, self.step),
+            )
+            if not np.array_equal(old, new):
+                variable.constraint.mask.assign(new)
+                steady[path] = steady.get(path, old.view(bool)) & new.view(bool)
+        apply_masks(self.variables)
+
     def _choose(self, num_steps: int | None, found: float) -> None:
         schedule = self.schedule
         if schedule is None:
-            schedule = PolynomialDecay(initial_sparsity=found, final_sparsity=max(0.8, found))
+            most = min(0.8, self.recipe.pattern.max_sparsity)
+            schedule = PolynomialDecay(initial_sparsity=found, final_sparsity=max(most, found))
         self.active = schedule.resolve(num_steps)
+        if isinstance(self.recipe.allocation, (allocations.Uniform, allocations.Global, allocations.ERK)):
+            self.recipe.pattern.check_sparsity(self.active.final_sparsity)  # now, not in the middle of the training
         self._plan = (num_steps, found)
+
+
+def _gatherer(recipe: Recipe, regrow: Regrow | None) -> Any:
+    """Who gathers gradients: the criterion, or the way to regrow."""
+    if regrow is None:
+        return recipe.criterion
+    regrowing.check_pattern(recipe.pattern)
+    if regrow.gathers and getattr(recipe.criterion, "gathers", False):
+        raise ValueError(
+            f"regrow: expected a criterion without gradients, such as 'magnitude', together with {regrow!r}, which "
+            f"gathers its own, got criterion={recipe.criterion!r}"
+        )
+    return regrow if regrow.gathers else recipe.criterion
 
 
 def recipe_of(criterion: Any, pattern: Any, allocation: Any) -> Recipe:

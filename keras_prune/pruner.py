@@ -26,8 +26,8 @@ class Pruner:
         schedule: step -> target sparsity, or its name; None: to 80 % over the first half of `num_steps`.
         num_steps: batches of the whole training, for steps that the schedule leaves open.
         optimizer: what trains the model; None: that of ``model.compile``.
-        **options: ``criterion``, ``pattern``, ``allocation``, ``layers`` and ``mask_gradients``, as for
-            `PruneCallback`.
+        **options: ``criterion``, ``pattern``, ``allocation``, ``layers``, ``mask_gradients`` and ``regrow``, as
+            for `PruneCallback`.
 
     Raises:
         TypeError: an argument, or the model, is not of the expected kind.
@@ -128,7 +128,8 @@ def _engine(
     allocation: Any = "uniform",
     layers: Any = None,
     mask_gradients: bool = False,
+    regrow: Any = None,
 ) -> Engine:
     """The engine of these options; wrong names of options are Python's own TypeError."""
     recipe = recipe_of(criterion, pattern, allocation)
-    return Engine(schedule, recipe, layers=layers, mask_gradients=mask_gradients)
+    return Engine(schedule, recipe, layers=layers, mask_gradients=mask_gradients, regrow=regrow)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import doctest
 
+import keras
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_prune import regrow
+from keras_prune import PruneCallback, regrow
+from keras_prune.allocation import kept_count
+from keras_prune.criteria import Taylor
+from keras_prune.masks import prunable
 from keras_prune.patterns import Balanced, Block, NByM
 from keras_prune.regrow import SET, Regrow, RigL
+from keras_prune.schedules import ConstantSparsity, PolynomialDecay
 
 MASK = np.array([[1, 1, 0], [1, 1, 0]], np.uint8)
 WEIGHTS = np.array([[5.0, -1.0, 0.0], [1.0, -4.0, 0.0]], np.float32)
@@ -98,3 +103,80 @@ def test_get_and_round_trip():
     with pytest.raises(NotImplementedError, match="must define grow"):
         Regrow.grow(SET(), 3, None, ())
     assert doctest.testmod(regrow).failed == 0
+
+
+def trained(callbacks, **options):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(64, 12)).astype(np.float32), rng.integers(0, 4, 64)
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential(
+        [keras.Input((12,)), keras.layers.Dense(16, "relu", name="a"), keras.layers.Dense(4, name="b")]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.01), loss, **options)
+    model.fit(x, y, batch_size=8, epochs=3, verbose=0, shuffle=False, callbacks=callbacks)  # 24 steps
+    return model
+
+
+class Watch(keras.callbacks.Callback):
+    """Masks at every batch end; weights outside of them must be zero."""
+
+    def __init__(self):
+        super().__init__()
+        self.masks = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        masks = [variable.constraint.mask.numpy().astype(bool) for variable in prunable(self.model).values()]
+        for variable, mask in zip(prunable(self.model).values(), masks, strict=True):
+            assert not variable.numpy()[~mask].any()
+        self.masks.append(masks)
+
+
+@pytest.mark.parametrize("way", ["set", RigL(0.5)])
+@pytest.mark.parametrize("mask_gradients", [False, True])
+def test_constant_sparsity_with_places_that_change(way, mask_gradients):
+    watch = Watch()
+    schedule = ConstantSparsity(0.75, begin_step=4, end_step=20, frequency=4)
+    model = trained([PruneCallback(schedule, regrow=way, mask_gradients=mask_gradients), watch])
+    changes = [
+        t + 1
+        for t in range(23)
+        if any(not np.array_equal(a, b) for a, b in zip(watch.masks[t], watch.masks[t + 1], strict=True))
+    ]
+    # Batches, counted from 0, at whose end masks change. At the last none regrow, but what was grown and is still zero
+    # has the same score as what is pruned.
+    assert changes[:4] == [3, 7, 11, 15]
+    assert set(changes[4:]) <= {19}
+    for masks in watch.masks[3:]:
+        assert [mask.sum() for mask in masks] == [kept_count(mask.size, 0.75) for mask in masks]
+    ever = np.any([masks[0] for masks in watch.masks[3:]], axis=0)
+    assert ever.sum() > kept_count(12 * 16, 0.75)  # places have changed
+    weights = [variable.numpy() for variable in prunable(model).values()]
+    assert [np.count_nonzero(w) for w in weights] == [kept_count(w.size, 0.75) for w in weights]
+
+
+def test_a_ramp_with_regrowing_ends_at_the_target_and_repeats():
+    schedule = PolynomialDecay(final_sparsity=0.8, begin_step=0, end_step=16, frequency=2)
+    models = [trained([PruneCallback(schedule, regrow=SET(0.3)), Watch()]) for _ in range(2)]
+    for variables in zip(*(prunable(model).values() for model in models), strict=True):
+        first, second = (variable.numpy() for variable in variables)
+        assert np.count_nonzero(first) == kept_count(first.size, 0.8)
+        assert np.array_equal(first != 0, second != 0)
+
+
+def test_regrow_refuses_what_it_cannot_do():
+    with pytest.raises(ValueError, match=r"regrow: expected a pattern of free units"):
+        PruneCallback(regrow="set", pattern=NByM(2, 4))
+    with pytest.raises(ValueError, match=r"expected a criterion without gradients.*got criterion=Taylor\(\)"):
+        PruneCallback(regrow="rig_l", criterion=Taylor())
+    PruneCallback(regrow="set", criterion=Taylor())
+
+
+def test_default_schedule_keeps_to_the_pattern():
+    watch = Watch()
+    model = trained([PruneCallback(pattern=NByM(2, 4)), watch])
+    for variable in prunable(model).values():
+        assert (np.count_nonzero(variable.numpy().T.reshape(-1, 4), axis=1) <= 2).all()
+        assert variable.constraint.mask.numpy().mean() == 0.5
+    with pytest.raises(ValueError, match=r"NByM.*expected a sparsity up to 0\.5, got 0\.8"):
+        trained([PruneCallback(PolynomialDecay(), pattern=NByM(2, 4))])
