@@ -114,7 +114,7 @@ def retrain(model: keras.Model, train: Arrays) -> None:
 
 def error_of(model: keras.Model, judge: Arrays) -> float:
     """Share of wrong answers, in percent."""
-    return example.error_percent(model.predict(judge[0], batch_size=1000, verbose=0), judge[1])
+    return round(example.error_percent(model.predict(judge[0], batch_size=1000, verbose=0), judge[1]), 4)
 
 
 def draw_curve(
