@@ -1,6 +1,6 @@
-r"""LeNet-300-100 on MNIST over several seeds: runs examples/mnist_lenet.py for each and prints the means.
+r"""LeNet-300-100 or LeNet-5 on MNIST over several seeds: runs examples/mnist_lenet.py for each and prints the means.
 
-python benchmarks/mnist_results.py --out out/results [--data mnist.npz]
+python benchmarks/mnist_results.py --out out/results [--data mnist.npz] [--net lenet5] [--method iterative]
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import pathlib
 import statistics
 import subprocess
 import sys
+from typing import Any
 
 from absl import app, flags
 
@@ -20,24 +21,29 @@ _OUT = flags.DEFINE_string("out", "out/results", "Where artifacts go, a folder f
 _JSON = flags.DEFINE_string("json", None, "Also write the results of all seeds and their means to this file.")
 _SEED = flags.DEFINE_integer("seed", 0, "The first seed.")
 _SEEDS = flags.DEFINE_integer("num_seeds", 3, "How many seeds.", lower_bound=1)
+_NET = flags.DEFINE_string("net", "lenet_300_100", "Which network, as the example has them.")
+_METHOD = flags.DEFINE_string("method", "gradual", "How to prune, as the example has it.")
+_REGULARIZER = flags.DEFINE_string("regularizer", "l2", "Which penalty, as the example has it.")
 
 EXAMPLE = pathlib.Path(__file__).resolve().parents[1] / "examples" / "mnist_lenet.py"
 
 
-def run_seed(seed: int, out: pathlib.Path, data: str | None) -> dict[str, float]:
+def run_seed(seed: int, out: pathlib.Path, data: str | None) -> dict[str, Any]:
     """One run of the example; its log goes to ``out``."""
     out.mkdir(parents=True, exist_ok=True)
     target = out / "result.json"
     command = [sys.executable, str(EXAMPLE), f"--seed={seed}", f"--out={out}", f"--json={target}"]
+    command += [f"--net={_NET.value}", f"--method={_METHOD.value}", f"--regularizer={_REGULARIZER.value}"]
     with (out / "log.txt").open("w") as log:
         print(f"seed {seed}: training, log in {log.name} ...", flush=True)
         subprocess.run([*command, *([f"--data={data}"] if data else [])], check=True, stdout=log, stderr=log)
     return json.loads(target.read_text())
 
 
-def table(results: list[dict[str, float]]) -> str:
+def table(results: list[dict[str, Any]]) -> str:
     """A Markdown table of the means, with the range over the seeds where it matters."""
-    mean = {key: statistics.mean(result[key] for result in results) for key in results[0]}
+    numbers = [key for key, value in results[0].items() if not isinstance(value, str)]
+    mean = {key: statistics.mean(result[key] for result in results) for key in numbers}
 
     def spread(key: str) -> str:
         values = [result[key] for result in results]
