@@ -16,7 +16,7 @@ from sklearn.model_selection import train_test_split
 
 import keras_prune
 import keras_prune_export as kpe
-from keras_prune_export.files import write_atomic
+from keras_prune_export.files import check_folder, write_atomic
 
 _OUT = flags.DEFINE_string("out", "out/demo", "Where artifacts go.")
 _JSON = flags.DEFINE_string("json", None, "Also write the table's figures to this file.")
@@ -48,21 +48,38 @@ def make_model() -> keras.Model:
     return model
 
 
+class Progress(keras.callbacks.Callback):
+    """A line every 20 epochs."""
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Prints the epoch's loss and accuracy."""
+        if (epoch + 1) % 20 == 0:
+            figures = logs or {}
+            line = f"  epoch {epoch + 1}/{self.params['epochs']}: loss {figures['loss']:.4f}"
+            sparsity = f", sparsity {figures['sparsity']:.1%}" if "sparsity" in figures else ""
+            print(f"{line}, accuracy {figures['accuracy']:.2%}{sparsity}", flush=True)
+
+
 def main(argv: list[str]) -> None:
     """Trains, prunes, exports, compares."""
     del argv
     out = pathlib.Path(_OUT.value)
     out.mkdir(parents=True, exist_ok=True)
+    if _JSON.value:
+        pathlib.Path(_JSON.value).parent.mkdir(parents=True, exist_ok=True)
+        check_folder(_JSON.value)  # now, not after the training
     keras.utils.set_random_seed(_SEED.value)
     train, test = load_data()
     model = make_model()
     print("Training the dense model (60 epochs) ...", flush=True)
-    model.fit(*train, epochs=60, verbose=0)
-    files = {"float32 .tflite": kpe.convert(model), "int8 .tflite": kpe.convert(model, optimize="dynamic_range")}
+    model.fit(*train, epochs=60, verbose=0, callbacks=[Progress()])
+    print("Converting it to float32 and to full int8, calibrated on training images ...", flush=True)
+    int8 = kpe.convert(model, optimize="int8", representative_data=train[0])
+    files = {"float32 .tflite": kpe.convert(model), "int8 .tflite": int8}
 
     print("Pruning to 90 % while training on (120 epochs) ...", flush=True)
     schedule = keras_prune.PolynomialDecay(final_sparsity=0.9)
-    model.fit(*train, epochs=120, verbose=0, callbacks=[keras_prune.PruneCallback(schedule)])
+    model.fit(*train, epochs=120, verbose=0, callbacks=[keras_prune.PruneCallback(schedule), Progress()])
     keras_prune.strip(model)
     keras_prune.sparsity_table(model)
 

@@ -440,6 +440,7 @@ def test_converter_refusal_is_explained():
         converter.convert(model)
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras's, while it quantizes
 def test_refused_layers_are_named():
     dense = layers.Dense(8)
     dense.build((None, 10))

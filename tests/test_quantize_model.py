@@ -207,7 +207,7 @@ def test_model_that_cannot_be_copied():
 
 
 @keras.saving.register_keras_serializable("keras_prune_tests")
-class Forgetful(layers.Layer):
+class Forgetful(keras.layers.Layer):
     """Holds what it computes with outside its weights and its configuration."""
 
     factor = 1.0

@@ -44,7 +44,7 @@ def pruned_but_dense(
 def _is_pruned(values: np.ndarray, min_sparsity: float) -> bool:
     """Matrices and kernels only; what is all zero is a start value, not a weight."""
     kept = np.count_nonzero(values)
-    return values.ndim >= 2 and kept > 0 and values.size - kept >= min_sparsity * values.size
+    return bool(values.ndim >= 2 and kept > 0 and values.size - kept >= min_sparsity * values.size)
 
 
 def _reason(choice: Choice | None, kind: int, min_sparsity: float) -> str:
