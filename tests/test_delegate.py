@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from packed_models import (
+from packed_models import (  # type: ignore[import-not-found]
     ACTIVATIONS,
     Node,
     Tensor,

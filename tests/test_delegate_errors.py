@@ -12,8 +12,8 @@ import sys
 import numpy as np
 import pytest
 from ai_edge_litert import interpreter as litert
-from packed_bytes import REFUSED, TINY, refused_bytes
-from packed_models import (
+from packed_bytes import REFUSED, TINY, refused_bytes  # type: ignore[import-not-found]
+from packed_models import (  # type: ignore[import-not-found]
     FLOAT32,
     INT8,
     OP_NAME,

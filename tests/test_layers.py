@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from packed_bytes import REFUSED, TINY, refused_bytes
+from packed_bytes import REFUSED, TINY, refused_bytes  # type: ignore[import-not-found]
 
 import keras_prune
 from keras_prune import ops, sparse_format

@@ -7,8 +7,8 @@ import pathlib
 import numpy as np
 import pytest
 import tensorflow as tf
-from op_calls import assert_equals_dense, cache_counts, random_packed, random_x
-from packed_bytes import REFUSED, TINY, refused_bytes
+from op_calls import assert_equals_dense, cache_counts, random_packed, random_x  # type: ignore[import-not-found]
+from packed_bytes import REFUSED, TINY, refused_bytes  # type: ignore[import-not-found]
 
 from keras_prune import ops, sparse_format
 from keras_prune.quantization import Codebook

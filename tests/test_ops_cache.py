@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
-from op_calls import CODEBOOK, assert_equals_dense, cache_counts, random_packed, random_x, run_fresh
+from op_calls import CODEBOOK, assert_equals_dense, cache_counts, random_packed, random_x, run_fresh  # type: ignore[import-not-found]
 
 from keras_prune import native, ops, sparse_format
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from packed_bytes import REFUSED, TINY, changed, refused_bytes
+from packed_bytes import REFUSED, TINY, changed, refused_bytes  # type: ignore[import-not-found]
 
 from keras_prune import sparse_format
 
@@ -202,7 +202,7 @@ def test_the_encoder_checks_the_gap_width():
         bytearray(TINY),
         memoryview(TINY),
         np.repeat(np.frombuffer(TINY, np.uint8), 2)[::2],
-        memoryview(np.repeat(np.frombuffer(TINY, np.uint8), 2)[::2]),
+        memoryview(np.repeat(np.frombuffer(TINY, np.uint8), 2).tobytes())[::2],
     ],
     ids=["array", "bytearray", "memoryview", "strided array", "strided memoryview"],
 )

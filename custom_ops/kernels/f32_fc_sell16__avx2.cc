@@ -8,7 +8,7 @@ namespace keras_prune {
 namespace {
 
 constexpr uint32_t kWindow = 256;  // all that a slot's low byte can say
-// A slot costs half of what the scalar kernel takes for a weight, fillers included: with few rows most slots are fillers.
+// A slot costs half of what the scalar kernel takes for a weight, fillers included: with few rows most are fillers.
 // 25088 columns, 10 % kept, batch 1, microseconds here and scalar: 1 row 7.5 and .9, 6 rows 7.8 and 5.5, 8 rows 7.8 and
 // 7.4, 12 rows 7.1 and 9.9.
 constexpr double kMostSlotsPerWeight = 2.5;

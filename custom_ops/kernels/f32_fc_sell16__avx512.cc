@@ -30,7 +30,7 @@ constexpr uint64_t kCachedBytes = uint64_t{16} << 20;
 constexpr double kWideStepCost = 1.7;  // of a step with a window of 64, in steps with one of 32, from the cache
 constexpr size_t kFirstCacheBytes = size_t{48} << 10;  // of most CPUs with AVX-512
 constexpr uint64_t kBytesPerStep = kLanes * sizeof(uint16_t) + sizeof(uint32_t);
-// Fillers cost little time here, a tenth of the scalar kernel's weight, but as many bytes as weights: with a few rows the
+// Fillers cost little time here, a tenth of the scalar kernel's weight, but as many bytes as weights: with few rows the
 // layout would be larger than the dense matrix. So the scalar layout, 3 to 5 bytes a weight, stands in above 9 bytes.
 constexpr double kMostSlotsPerWeight = 4.0;
 

@@ -27,7 +27,7 @@ struct FcLayout {
   const FcKernel* kernel;
   uint32_t rows;
   uint32_t cols;
-  uint32_t kept_rows;  // `forward` writes the rows that have weights; where that is not all, FcForward writes the others
+  uint32_t kept_rows;  // `forward` writes the rows that have weights; where that is not all, FcForward writes others
   uint32_t codebook_size;
   size_t num_bytes;     // of the allocation
   float codebook[256];  // by code; 0.0 for code 0 and for codes that are not used

@@ -30,8 +30,8 @@ struct Sell16Layout : FcLayout {
 };
 
 // Makes layouts from the packed streams: one pass finds where rows begin; then each slice reads its 16 rows at once.
-// Rows without weights are in no slice. Nothing is defined in the class: this header is compiled for several instruction
-// sets, and the linker would keep the function of any one of them.
+// Rows without weights are in no slice. Nothing is defined in the class: this header is compiled for several
+// instruction sets, and the linker would keep the function of any one of them.
 class Sell16Builder {
  public:
   explicit Sell16Builder(const PackedView& packed);

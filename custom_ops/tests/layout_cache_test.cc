@@ -40,7 +40,9 @@ void FakeTensorFlow() {
   };
 }
 
-Memory NewMemory(uint32_t seed) { return std::make_shared<std::vector<uint8_t>>(Pack(RandomLayer(5, 9, 0.4, 4, seed))); }
+Memory NewMemory(uint32_t seed) {
+  return std::make_shared<std::vector<uint8_t>>(Pack(RandomLayer(5, 9, 0.4, 4, seed)));
+}
 
 struct Counts {
   int64_t made, entries;

@@ -1,15 +1,15 @@
 // Compute layouts of packed tensors: made once for each distinct content and shared by all kernels of the process.
 //
 // An entry holds a reference on the packed tensor's buffer. While it does, TensorFlow can neither free that memory nor
-// write to it in place (in-place updates need the only reference), so for memory that only TensorFlow writes to an equal
-// address and size mean equal bytes: a hit compares no more than the checksum in the header. Memory that others can
-// write to (a tensor that shares a NumPy array's memory, as DLPack and tf.raw_ops make them) is covered by that checksum
-// alone: other packed bytes in the same place are noticed, damage that leaves those four bytes as they were is not, and
-// the layout of the bytes before goes on being used. Python's relative_index_matmul copies what is not a tensor yet. A
-// layout never points into the packed bytes, so nothing worse follows. A new address is compared byte by byte with what is known; equal bytes share a layout, so
-// copies and many functions over one variable cost one layout. Entries whose buffer nobody else holds any more can
-// never be hit by address again: they are dropped at the next miss, every kReleaseInterval calls, and whenever a
-// kernel is deleted.
+// write to it in place (in-place updates need the only reference), so for memory that only TensorFlow writes to an
+// equal address and size mean equal bytes: a hit compares no more than the checksum in the header. Memory that others
+// can write to (a tensor that shares a NumPy array's memory, as DLPack and tf.raw_ops make them) is covered by that
+// checksum alone: other packed bytes in the same place are noticed, damage that leaves those four bytes as they were is
+// not, and the layout of the bytes before goes on being used. Python's relative_index_matmul copies what is not a
+// tensor yet. A layout never points into the packed bytes, so nothing worse follows. A new address is compared byte by
+// byte with what is known; equal bytes share a layout, so copies and many functions over one variable cost one layout.
+// Entries whose buffer nobody else holds any more can never be hit by address again: they are dropped at the next miss,
+// every kReleaseInterval calls, and whenever a kernel is deleted.
 #ifndef KERAS_PRUNE_TF_LAYOUT_CACHE_H_
 #define KERAS_PRUNE_TF_LAYOUT_CACHE_H_
 
@@ -37,8 +37,8 @@ struct SizeCheck {
   void* caller;
 };
 
-// The layout of `packed` (uint8); give it back with ReleaseLayout. Takes the ownership of `packed`. Thread-safe. A layout
-// that is there already is found without asking `check`.
+// The layout of `packed` (uint8); give it back with ReleaseLayout. Takes the ownership of `packed`. Thread-safe. A
+// layout that is there already is found without asking `check`.
 LayoutLookup AcquireLayout(TF_Tensor* packed, const SizeCheck& check);
 void ReleaseLayout(SharedLayout* shared);
 

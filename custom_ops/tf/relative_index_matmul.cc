@@ -1,6 +1,6 @@
 // The TensorFlow op KerasPruneRelativeIndexMatmul: y = x * W on packed weights, or dx = dy * W^T with transpose = true.
-// W is the Keras kernel (inputs, outputs); `packed` holds its transpose, (rows, cols) = (outputs, inputs). All dimensions
-// of x but the last are batch.
+// W is the Keras kernel (inputs, outputs); `packed` holds its transpose, (rows, cols) = (outputs, inputs). All
+// dimensions of x but the last are batch.
 //
 // To build: this folder's, custom_ops/kernels' and custom_ops/'s *.cc as position-independent C++17, linked with
 //   c++ -shared ... -nodefaultlibs -lc -ldl -lgcc -Wl,--no-undefined
@@ -62,8 +62,8 @@ __attribute__((format(printf, 3, 4))) bool Fail(TF_Status* status, int code, con
 bool CheckInputs(const TF_Tensor* x, const TF_Tensor* packed, TF_Status* status) {
   if (tf.TF_NumDims(x) < 2 || tf.TF_NumDims(x) > kMaxRank || tf.TF_TensorType(x) != kTfFloat) {
     return Fail(status, kTfInvalidArgument,
-                "expected x of shape (batch, size) or (..., size) and type float32, got rank %d and type %d; reshape or "
-                "cast it",
+                "expected x of shape (batch, size) or (..., size) and type float32, got rank %d and type %d; reshape "
+                "or cast it",
                 tf.TF_NumDims(x), tf.TF_TensorType(x));
   }
   if (tf.TF_NumDims(packed) != 1 || tf.TF_TensorType(packed) != kTfUint8) {
