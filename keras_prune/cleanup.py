@@ -218,7 +218,7 @@ def _shrink(states: dict[str, _Units], norms: dict[str, dict[str, np.ndarray]], 
     """Removes dead units of the chain's first layer; returns whether there were any."""
     units, last = states[chain.first], states[chain.last]
     constant = _constant(units, norms, chain)
-    without_outputs = ~last.by_input(units.count).any(axis=(0, 2))
+    without_outputs: np.ndarray = np.logical_not(np.any(last.by_input(units.count), axis=(0, 2)))
     foldable = units.without_inputs() & ((constant == 0) | (not chain.padded)) & np.isfinite(constant)
     removed = without_outputs | foldable
     if not removed.any() or (units.count == 1 and without_outputs[0]):
@@ -260,7 +260,8 @@ def _rebuild(model: Any, states: dict[str, _Units], norms: dict[str, dict[str, n
             config["units" if "units" in config else "filters"] = units.count
             config["use_bias"] = units.bias is not None
         new = type(layer).from_config(config)
-        pairs.append((layer, new))
+        if isinstance(layer, keras.Layer):  # not an operation such as x + y
+            pairs.append((layer, new))
         return new
 
     copy = keras.models.clone_model(model, clone_function=clone)

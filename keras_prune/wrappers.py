@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+import keras_prune.engine  # noqa: F401 (registers criteria, patterns and schedules with Keras, which saves them)
 from keras_prune import criteria, patterns
 from keras_prune import schedules as schedules_lib
 from keras_prune.masks import Layers, MaskConstraint, check_model, is_kernel, mask_constraint, prunable
@@ -140,8 +141,10 @@ class Prune(keras.layers.Wrapper):
             raise ValueError(f"Prune.kernels: expected weights of {self.layer.name!r}: {names}, got {unknown}")
         return [place for place, name in enumerate(names) if name in self.kernels or place in self.kernels]
 
-    def get_build_config(self) -> dict[str, Any]:
-        """The layer's own build configuration."""
+    def get_build_config(self) -> dict[str, Any] | None:
+        """The layer's own build configuration; None for one without a build method, which a call builds."""
+        if type(self.layer).build is keras.Layer.build:
+            return None
         return {"layer": self.layer.get_build_config()}
 
     def build_from_config(self, config: dict[str, Any]) -> None:
@@ -166,8 +169,10 @@ class Prune(keras.layers.Wrapper):
     def get_config(self) -> dict[str, Any]:
         """The arguments, for `from_config`; a criterion that is a function must be registered with Keras."""
         serialize = keras.saving.serialize_keras_object
+        config = super().get_config()
+        config["layer"].pop("build_config", None)  # the wrapper has it, and leaves out what Keras cannot build from
         return {
-            **super().get_config(),
+            **config,
             "schedule": serialize(self.schedule),
             "criterion": serialize(self.criterion),
             "pattern": serialize(self.pattern),
@@ -222,7 +227,7 @@ def wrap(
     config = {"schedule": schedule, "criterion": criterion, "pattern": pattern}
 
     def make(layer: Any) -> Any:
-        weights = layer.weights
+        weights = getattr(layer, "weights", ())  # operations such as x + y have none
         kernels = [position for position, variable in enumerate(weights) if id(variable) in chosen]
         if not kernels or isinstance(layer, Prune):
             return type(layer).from_config(layer.get_config())
@@ -302,7 +307,8 @@ def _copy(model: Any, make: Any) -> Any:
     if not copy.built:
         copy.build(model.input_shape)
     for old, new in pairs:
-        _copy_variables(old, new)
+        if isinstance(old, keras.Layer):
+            _copy_variables(old, new)
     return copy
 
 

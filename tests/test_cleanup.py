@@ -139,7 +139,7 @@ def functional():
     inputs = keras.Input((5,))
     x = layers.Dense(6, "relu", name="a")(inputs)
     x = layers.Dense(5, name="b")(layers.Dense(4, "tanh", name="inner")(x))
-    y = layers.Add(name="sum")([x, inputs])
+    y = layers.Add(name="sum")([x, inputs]) + 1.0
     return randomize(keras.Model(inputs, {"one": layers.Dense(2, name="c")(y), "two": y}))
 
 
