@@ -60,9 +60,9 @@ def remove_dead_units(model: Any, *, layers: Layers = None) -> Any:
         >>> import keras, numpy as np
         >>> stack = [keras.layers.Dense(3, "relu", name="hidden"), keras.layers.Dense(1, name="out")]
         >>> model = keras.Sequential([keras.Input((2,)), *stack])
-        >>> stack[0].kernel.assign([[1.0, 0.0, 2.0], [1.0, 0.0, 2.0]])
-        >>> stack[0].bias.assign([0.0, 4.0, 0.0])
-        >>> stack[1].kernel.assign([[1.0], [0.5], [0.0]])
+        >>> _ = stack[0].kernel.assign([[1.0, 0.0, 2.0], [1.0, 0.0, 2.0]])
+        >>> _ = stack[0].bias.assign([0.0, 4.0, 0.0])
+        >>> _ = stack[1].kernel.assign([[1.0], [0.5], [0.0]])
         >>> [weight.numpy().tolist() for weight in remove_dead_units(model).weights]
         [[[1.0], [1.0]], [0.0], [[1.0]], [2.0]]
 

@@ -59,7 +59,7 @@ class Prune(keras.layers.Wrapper):
         >>> import keras, keras_prune
         >>> model = keras.Sequential([keras.Input((4,)), Prune(keras.layers.Dense(3))])
         >>> [weight.name for weight in model.weights]
-        ['kernel', 'bias', 'kernel_mask']
+        ['kernel_mask', 'kernel', 'bias']
     """
 
     def __init__(
