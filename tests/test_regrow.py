@@ -151,8 +151,8 @@ def test_constant_sparsity_with_places_that_change(way, mask_gradients):
         assert [mask.sum() for mask in masks] == [kept_count(mask.size, 0.75) for mask in masks]
     ever = np.any([masks[0] for masks in watch.masks[3:]], axis=0)
     assert ever.sum() > kept_count(12 * 16, 0.75)  # places have changed
-    weights = [variable.numpy() for variable in prunable(model).values()]
-    assert [np.count_nonzero(w) for w in weights] == [kept_count(w.size, 0.75) for w in weights]
+    for variable, mask in zip(prunable(model).values(), watch.masks[-1], strict=True):
+        assert not variable.numpy()[~mask].any()  # a weight that was grown at a dead unit may be zero too
 
 
 def test_a_ramp_with_regrowing_ends_at_the_target_and_repeats():
