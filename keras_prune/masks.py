@@ -154,17 +154,24 @@ def mask_constraint(variable: Any) -> MaskConstraint | None:
 
 def scope_of(variable: Any) -> Any:
     """The scope in which variables are made like this one: mirrored on all its replicas, under `tf.distribute`."""
-    strategy = getattr(variable.value, "distribute_strategy", None)
+    strategy = _strategy(variable)
     return contextlib.nullcontext() if strategy is None else strategy.scope()
+
+
+def _strategy(variable: Any) -> Any:
+    """The `tf.distribute.Strategy` that a variable was made under, or None."""
+    return getattr(variable.value, "distribute_strategy", None)
 
 
 def attach(variables: Mapping[str, Any]) -> bool:
     """Gives each variable a mask of ones, unless it has a mask; returns whether any was added."""
     new = [variable for variable in variables.values() if mask_constraint(variable) is None]
     for variable in new:
+        # TensorFlow cannot send uint8 from one worker to another; bool is a byte too.
+        dtype = "bool" if getattr(_strategy(variable), "cluster_resolver", None) else "uint8"
         with scope_of(variable):
             mask = keras.Variable(
-                initializer="ones", shape=variable.shape, dtype="uint8", trainable=False, name=f"{variable.name}_mask"
+                initializer="ones", shape=variable.shape, dtype=dtype, trainable=False, name=f"{variable.name}_mask"
             )
         variable.constraint = MaskConstraint(mask, variable.constraint)
     return bool(new)
