@@ -58,6 +58,7 @@ class MaskConstraint(keras.constraints.Constraint):
         self.mask = mask
         self.inner = inner
         self.claim: tuple[Any, Any] | None = None  # (callback, its fit) while a callback changes the mask
+        self.follow: Callable[[], None] | None = None  # masks what goes with pruned channels
 
     def __call__(self, w: Any) -> Any:
         """The weights with zeros where the mask is 0; same shape and dtype."""
@@ -200,6 +201,8 @@ def apply_masks(variables: Mapping[str, Any]) -> None:
         constraint = mask_constraint(variable)
         if constraint is not None:
             variable.assign(constraint.apply_mask(variable))
+            if constraint.follow is not None:
+                constraint.follow()
 
 
 def mask_sparsity(variables: Mapping[str, Any]) -> float:
