@@ -16,6 +16,7 @@ from keras_prune import criteria, patterns
 from keras_prune import regrow as regrowing
 from keras_prune import schedules as schedules_lib
 from keras_prune.gradients import Gradients, clear_slots, clips, mask_averages
+from keras_prune.followers import attach_followers
 from keras_prune.masks import (
     Layers,
     Recipe,
@@ -97,6 +98,7 @@ class Engine:
         """Finds the variables to prune and gives them masks; returns whether any had none."""
         variables = prunable(model, self.layers)
         new = attach(variables)
+        new |= attach_followers(model, variables, self.recipe.pattern)
         self.variables = variables
         self.gradients.watch(variables)
         if new:
