@@ -7,6 +7,7 @@ from typing import Any
 from keras_prune import allocation as allocations
 from keras_prune import criteria, patterns
 from keras_prune.gradients import Gradients, clear_slots, gather_on, optimizers_of
+from keras_prune.followers import attach_followers
 from keras_prune.masks import (
     Layers,
     Recipe,
@@ -75,7 +76,8 @@ def prune(
                 "prune(..., data=(x, y)), or train with PruneCallback(criterion=...), which gathers them in each step"
             )
         gather_on(model, gradients, data)
-    if attach(variables):
+    new = attach(variables)
+    if attach_followers(model, variables, recipe.pattern) or new:
         reset_train_function(model)
     steady = recipe.update(variables, sparsity, statistic=gradients.statistic)
     by_variable = {id(variables[path]): keep for path, keep in steady.items()}
