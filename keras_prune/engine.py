@@ -15,8 +15,8 @@ from keras_prune import allocation as allocations
 from keras_prune import criteria, patterns
 from keras_prune import regrow as regrowing
 from keras_prune import schedules as schedules_lib
-from keras_prune.gradients import Gradients, clear_slots, clips, mask_averages
 from keras_prune.followers import attach_followers
+from keras_prune.gradients import Gradients, clear_slots, clips, mask_averages
 from keras_prune.masks import (
     Layers,
     Recipe,
