@@ -63,6 +63,15 @@ def test_lamp_golden(weights, expected):
     assert LAMP()(np.array(weights, np.float32)) == pytest.approx(np.array(expected))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_lamp_equals_its_definition(dtype):
+    weights = np.random.default_rng(0).integers(-20, 20, 200).astype(dtype) / 8
+    scores, squares = LAMP()(weights), np.square(weights.astype(np.float64))
+    for i in range(200):
+        larger = [j for j in range(200) if squares[j] > squares[i] or (squares[j] == squares[i] and j <= i)]
+        assert scores[i] == pytest.approx(squares[i] / squares[larger].sum())
+
+
 def test_lamp_with_global_allocation_leaves_a_weight_in_each_layer():
     layers = {"large": 100 * WEIGHTS, "small": 1e-3 * WEIGHTS}
     magnitudes = {name: np.abs(weights) for name, weights in layers.items()}

@@ -31,9 +31,22 @@ class LAMP(Criterion):
         """The scores in [0, 1], same shape, float64: float32 could not tell apart the small ones of a large layer."""
         del statistic
         squares = np.square(weights.reshape(-1), dtype=np.float64)
-        order = np.argsort(-squares, kind="stable")
+        order = _descending(weights.reshape(-1))
         descending = squares[order]
         total = np.cumsum(descending)
         scores = np.empty_like(squares)
         scores[order] = descending / np.where(total > 0, total, 1.0)
         return scores.reshape(weights.shape)
+
+
+def _descending(weights: np.ndarray) -> np.ndarray:
+    """The order from the largest magnitude to the smallest; of equal ones the first comes first."""
+    if weights.dtype != np.float32:
+        return np.argsort(-np.abs(weights), kind="stable")
+    # The bits of magnitudes sort as whole numbers do, and with the position below them a plain sort keeps ties in
+    # order: several times faster than a stable one of floats.
+    bits = np.abs(weights).view(np.uint32)
+    keys = (np.uint32(0xFFFFFFFF) - bits).astype(np.uint64) << np.uint64(32)
+    keys |= np.arange(len(weights), dtype=np.uint64)
+    keys.sort()
+    return (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
