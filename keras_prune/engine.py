@@ -186,9 +186,10 @@ class Engine:
         """Training has come to this step: changes masks if due, and keeps averages of weights as sparse as these."""
         self.step = step
         self.update()
-        model = self._model() if self._model is not None else None
+        averaging = [optimizer for optimizer in self._optimizers if getattr(optimizer, "use_ema", False)]
+        model = self._model() if averaging and self._model is not None else None
         if model is not None:
-            mask_averages(self._optimizers, model.trainable_variables)
+            mask_averages(averaging, model.trainable_variables)
 
     def check_gradients(self) -> None:
         """Raises ValueError if gradients of some variable did not come by in the first step."""

@@ -268,8 +268,6 @@ def mask_averages(optimizers: Iterable[Any], variables: Sequence[Any]) -> None:
     """Sets pruned weights to zero in averages of weights (``use_ema=True``) too: Keras averages before it masks."""
     constraints = {id(variable): mask_constraint(variable) for variable in variables}
     for optimizer in optimizers:
-        if not getattr(optimizer, "use_ema", False):
-            continue
         for owner, found in slots(optimizer, variables).items():
             constraint = constraints[owner]
             for slot in found:

@@ -55,6 +55,12 @@ class Replicas(keras.callbacks.Callback):
         self.seen.append(np.concatenate(lines).tolist())
 
 
+def mask_of(variable):
+    constraint = mask_constraint(variable)
+    assert constraint is not None
+    return constraint.mask.numpy()
+
+
 def momentum():
     return keras.optimizers.SGD(0.1, momentum=0.9)
 
@@ -153,10 +159,10 @@ class HandMade:
             first = 16 * (i % 4) + 8 * self.strategy.cluster_resolver.task_id
             self.step(X[first : first + 8], Y[first : first + 8])
             self.pruner.step()
-            of_all = np.concatenate([mask_constraint(v).mask.numpy().reshape(-1) for v in kernels])
-            masks.append(of_all.astype(int).tolist())
-            for variable in kernels:
-                assert (variable.numpy()[mask_constraint(variable).mask.numpy() == 0] == 0).all()
+            own = [mask_of(variable) for variable in kernels]
+            masks.append(np.concatenate([mask.reshape(-1) for mask in own]).astype(int).tolist())
+            for variable, mask in zip(kernels, own, strict=True):
+                assert (variable.numpy()[mask == 0] == 0).all()
         if finish:
             self.pruner.finish()
         weights = [v.numpy().tolist() for v in kernels]
