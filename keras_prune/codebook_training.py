@@ -140,7 +140,7 @@ class CodebookCallback(keras.callbacks.Callback):
         """Quantizes a kernel, masks its zeros, and ties its codes."""
         codes, codebook = self.weights.fit(variable.numpy())
         variable.assign(codebook[codes])
-        constraint: Any = mask_constraint(variable)  # attach made it
+        constraint = variable.constraint  # attach has made it a mask's
         constraint.mask.assign(codes != 0)
         present, first = np.unique(codes, return_index=True)
         positions = np.zeros(len(codebook), np.int32)

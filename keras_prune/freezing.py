@@ -69,6 +69,8 @@ def frozen(model: Any, layers: Which) -> Iterator[Any]:
 class FreezeCallback(keras.callbacks.Callback):
     """Freezes layers from one epoch of ``fit`` to another, as `frozen` does.
 
+    A `PruneCallback` in the same ``fit`` goes on changing the masks of layers that are frozen during it.
+
     Args:
         layers: as for `frozen`.
         begin_epoch: the first epoch in which they are frozen.

@@ -198,6 +198,15 @@ def test_freeze_callback_from_epoch_to_epoch():
     assert all(layer.trainable for layer in model.layers)
 
 
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("begin_epoch", [0, 1])
+def test_freezing_and_pruning_in_one_fit(begin_epoch, order):
+    model = conv()
+    callbacks = [FreezeCallback("convolutions", begin_epoch), PruneCallback(ConstantSparsity(0.5))]
+    fit(model, IMAGES, epochs=2, callbacks=callbacks[::order])
+    assert [(weights == 0).mean() for weights in kernels(model)] == [0.5] * 3
+
+
 def test_freezing_errors():
     model = conv()
     with (
