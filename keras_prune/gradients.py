@@ -233,15 +233,17 @@ def slots(optimizer: Any, variables: Sequence[Any]) -> dict[int, list[Any]]:
     named: dict[str, list[Any]] = collections.defaultdict(list)
     for variable in variables:
         named[variable.path.replace("/", "_")].append(variable)
-    result: dict[int, list[Any]] = collections.defaultdict(list)
-    found: collections.Counter = collections.Counter()
+    same_name: dict[str, list[Any]] = collections.defaultdict(list)
     for slot in optimizer.variables:
-        parts = slot.name.split("_")
+        same_name[slot.name].append(slot)
+    result: dict[int, list[Any]] = collections.defaultdict(list)
+    for name, found in same_name.items():
+        parts = name.split("_")
         stems = ("_".join(parts[:i]) for i in range(len(parts) - 1, 0, -1))  # the longest that is a variable's
-        owners = next((named[stem] for stem in stems if stem in named), None)
-        if owners:
-            owner = owners[found[slot.name] % len(owners)]
-            found[slot.name] += 1
+        owners: Sequence[Any] = next((named[stem] for stem in stems if stem in named), ())
+        # Older Keras names some (Adagrad's) after the slot alone, one for each variable.
+        owners = owners or (variables if len(found) == len(variables) else ())
+        for owner, slot in zip(owners, found, strict=False):
             if tuple(slot.shape) == tuple(owner.shape):
                 result[id(owner)].append(slot)
     return result
@@ -277,5 +279,5 @@ def mask_averages(optimizers: Iterable[Any], variables: Sequence[Any]) -> None:
 
 def _initial(optimizer: Any, slot: Any) -> float:
     """What a slot begins with: zero, but Adagrad and Ftrl divide by theirs, which therefore begins above it."""
-    divides = slot.name.endswith("_accumulator") and not slot.name.endswith("_gradient_accumulator")
+    divides = slot.name.endswith("accumulator") and not slot.name.endswith("gradient_accumulator")
     return getattr(optimizer, "initial_accumulator_value", 0.0) if divides else 0.0
