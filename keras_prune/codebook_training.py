@@ -177,10 +177,13 @@ class CodebookCallback(keras.callbacks.Callback):
         for variable in self._variables.values():
             tie = self._ties.pop(id(variable), None)
             constraint = mask_constraint(variable)
-            if tie is not None and constraint is not None and constraint.inner is tie:
+            if constraint is None:  # strip has removed it
+                continue
+            inner: Any = constraint.inner
+            if tie is not None and inner is tie:
                 variable.assign(constraint(variable))
                 constraint.inner = tie.inner
-            if constraint is not None and constraint.claim and constraint.claim[0] is self:
+            if constraint.claim and constraint.claim[0] is self:
                 constraint.claim = None
         if self._optimizer is not None:
             del self._optimizer.apply
