@@ -10,8 +10,8 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 ORDER = (
     "native registry schedules selection kernel_axes patterns quantization sparse_format graph costs criteria "
-    "allocation masks followers regrow gradients state engine pruner wrappers callbacks wrapper_callbacks surgery rewinding "
-    "freezing dropout regularizers distillation cleanup codebook_training analysis iterative ops layers "
+    "allocation masks followers regrow gradients state engine pruner wrappers callbacks wrapper_callbacks surgery "
+    "rewinding freezing dropout regularizers distillation cleanup codebook_training analysis iterative ops layers "
     "keras_prune_export"
 ).split()
 FILES = sorted([*(ROOT / "keras_prune").rglob("*.py"), *(ROOT / "export" / "keras_prune_export").rglob("*.py")])
