@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_prune.graph import Graph, make_graph
 from keras_prune.masks import Layers, apply_masks, attach, check_model, mask_constraint, named, prunable
-from keras_prune.wrappers import wrappers
+from keras_prune.wrappers import compile_as, wrappers
 
 _layers = keras.layers
 _CONVOLUTIONS = (_layers.Conv1D, _layers.Conv2D, _layers.Conv3D)
@@ -284,4 +284,5 @@ def _rebuild(model: Any, states: dict[str, _Units], norms: dict[str, dict[str, n
     for variable in masked.values():
         variable.constraint.mask.assign(masks[id(variable)])
     apply_masks(masked)
+    compile_as(model, copy)
     return copy

@@ -150,4 +150,4 @@ def _normalization(graph: Graph | None, name: str, layer: Any) -> list[Any]:
     rank = len(norm.input.shape)
     if norm.axis % rank != (1 if first else rank - 1):
         return []
-    return [scale for scale in (norm.gamma, norm.beta) if scale is not None]
+    return [scale for scale in (getattr(norm, name, None) for name in ("gamma", "beta")) if scale is not None]

@@ -309,7 +309,14 @@ def _copy(model: Any, make: Any) -> Any:
     for old, new in pairs:
         if isinstance(old, keras.Layer):
             _copy_variables(old, new)
+    compile_as(model, copy)
     return copy
+
+
+def compile_as(model: Any, copy: Any) -> None:
+    """Compiles a copy with the model's arguments, if the model is compiled; older Keras does not do it in cloning."""
+    if model.compiled and not copy.compiled:
+        copy.compile_from_config(model.get_compile_config())
 
 
 def _copy_variables(old: Any, new: Any) -> None:
