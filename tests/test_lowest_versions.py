@@ -13,7 +13,10 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # What crosses TensorFlow, Keras and the runtime; the pure modules do not depend on versions.
-FILES = "callbacks delegate evaluate export_tflite layers masks ops quantize_model runtime surgery".split()
+FILES = (
+    "callbacks cleanup codebook_training delegate evaluate export_tflite followers graph layers masks ops quantize_model "
+    "retraining runtime surgery wrappers"
+).split()
 # TensorFlow 2.16 allows only NumPy 1.
 PINNED = {"numpy": "numpy<2"}
 # Keras 3.4 warns of any data set that ends within an epoch, as that of the last, shorter execution does.
