@@ -25,7 +25,8 @@ class PruneCallback(keras.callbacks.Callback):
     step holds pruned weights at exactly zero, also with ``jit_compile=True`` and ``steps_per_execution > 1`` (the
     masks then change at the end of the execution in which their step falls). A mask is made anew from the weights as
     they are: with the magnitude criterion a pruned weight comes back only where the target falls. The fraction of
-    zeros is added to the logs of batches and epochs, and to ``History``, as ``sparsity``.
+    zeros among the weights that it prunes is added to the logs of batches and epochs, and to ``History``, as
+    ``sparsity``; of several callbacks, each with layers of its own, the last one's.
 
     A criterion that gathers gradients makes its first masks when the first batch has been seen. When masks change, the
     optimizer forgets what it remembers (momentum, averages) of weights that are pruned or come back.
@@ -124,10 +125,9 @@ class PruneCallback(keras.callbacks.Callback):
         if has_variables and self._attach(model):
             new = True
         if new or not model.built:
-            reset_train_function(model)
             if not model.built:
                 self._hook(model)
-            model.make_train_function()
+            reset_train_function(model)
         self._come_last(model)
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
@@ -229,19 +229,26 @@ class PruneCallback(keras.callbacks.Callback):
         Masks must be there before the optimizer's step is traced, and a model that was never called has no variables
         until its first batch comes.
         """
+        leftover = model.__dict__.get("train_step")
+        if hasattr(leftover, "unhook"):  # of a fit that was interrupted before its first step
+            leftover.unhook()
         own, train_step, fit = model.__dict__.get("train_step"), model.train_step, self._fit
 
         def train_step_of_built_model(*args: Any, **kwargs: Any) -> Any:
+            unhook()
             if not model.built and self._fit is fit:
                 with tf.init_scope():  # variables and masks get their values now, not when the trace is over
                     self._build(model, args[0])
             return train_step(*args, **kwargs)
 
         def unhook() -> None:
+            if model.__dict__.get("train_step") is not train_step_of_built_model:
+                return
             del model.train_step
             if own is not None:
                 model.train_step = own
 
+        vars(train_step_of_built_model)["unhook"] = unhook
         model.train_step, self._unhook = train_step_of_built_model, unhook
 
     def _restore_train_step(self) -> None:

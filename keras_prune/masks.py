@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -115,6 +115,18 @@ def is_kernel(variable: Any) -> bool:
     return len(variable.shape) >= 2 and variable.name not in ("bias", "gamma", "beta")
 
 
+def _keys(layers: Any) -> list[str]:
+    """Names and regular expressions as a list."""
+    keys = [layers] if isinstance(layers, str) else list(layers) if isinstance(layers, Iterable) else [layers]
+    wrong = [key for key in keys if not isinstance(key, str)]
+    if wrong:
+        raise TypeError(
+            "layers: expected None, a name or regular expression, a list of these, or a function of the variable, "
+            f"got {layers!r}"
+        )
+    return keys
+
+
 def prunable(model: Any, layers: Layers = None) -> dict[str, Any]:
     """The variables that are pruned: trainable kernels (`is_kernel`) of the chosen layers.
 
@@ -135,7 +147,7 @@ def prunable(model: Any, layers: Layers = None) -> dict[str, Any]:
     elif layers is None:
         chosen = found
     else:
-        keys = [layers] if isinstance(layers, str) else list(layers)
+        keys = _keys(layers)
         check_keys(keys, found, "layers")
         chosen = {path: v for path, v in found.items() if any(matches(key, path) for key in keys)}
     if not chosen:
@@ -190,9 +202,13 @@ def masks_from_zeros(variables: Mapping[str, Any]) -> None:
 
 
 def reset_train_function(model: Any) -> None:
-    """Drops the compiled training step, which holds the constraints it was traced with; Keras makes a new one."""
-    if hasattr(model, "train_function"):
+    """Makes the compiled training step anew: the old one holds the constraints it was traced with.
+
+    At once, not at the next ``fit``: a callback may call this while a ``fit`` runs, which needs one at every batch.
+    """
+    if getattr(model, "train_function", None) is not None:
         model.train_function = None
+        model.make_train_function()
 
 
 def apply_masks(variables: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 from collections.abc import Sequence
 from typing import Any, Self
@@ -27,6 +28,17 @@ def snake_case(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
+def _make(cls: type, config: dict[str, Any], what: str) -> Any:
+    """The object, with an error that says which arguments it takes."""
+    try:
+        return cls.from_config(config) if hasattr(cls, "from_config") else cls(**config)
+    except TypeError as error:
+        raise TypeError(
+            f"{what}: expected the arguments {cls.__name__}{inspect.signature(cls)}, got {config!r} ({error}); "
+            f"give an object: {cls.__name__}(...)"
+        ) from error
+
+
 def lookup(identifier: Any, known: Sequence[type], what: str) -> Any:
     """Makes an object from its name, its class or its configuration; returns any other object as it is.
 
@@ -45,11 +57,11 @@ def lookup(identifier: Any, known: Sequence[type], what: str) -> Any:
     if isinstance(identifier, dict) and "class_name" in identifier:
         identifier, config = identifier["class_name"], identifier.get("config", {})
     if isinstance(identifier, type):
-        return identifier(**config)
+        return _make(identifier, config, what)
     if not isinstance(identifier, str):
         return identifier
     for cls in known:
         if identifier.rpartition(">")[2] in (cls.__name__, snake_case(cls.__name__)):
-            return cls.from_config(config)  # type: ignore[attr-defined]
+            return _make(cls, config, what)
     names = ", ".join(repr(snake_case(cls.__name__)) for cls in known)
     raise ValueError(f"{what}: expected one of {names} or an object, got {identifier!r}")

@@ -34,6 +34,8 @@ class PerLayer(Allocation):
     sparsities: Mapping[str, float]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.sparsities, Mapping):
+            raise TypeError(f"PerLayer: expected a dict of layer name -> sparsity, got {self.sparsities!r}")
         for key, sparsity in self.sparsities.items():
             check_sparsity(f"PerLayer[{key!r}]", sparsity)
 

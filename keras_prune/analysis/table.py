@@ -87,6 +87,7 @@ def sparsity_table(model: Any) -> SparsityTable:
 
     Raises:
         TypeError: not a Keras 3 model.
+        ValueError: the model has no weights yet.
 
     Example:
         >>> import keras, keras_prune
@@ -100,6 +101,8 @@ def sparsity_table(model: Any) -> SparsityTable:
         total                4 of 20   20.00%     80
     """
     check_model(model)
+    if not model.built and not model.weights:
+        raise ValueError("sparsity_table: expected a model that has weights, got one not built yet; call it on data")
     weights = named(model, [variable for variable in without_masks(model.weights) if is_kernel(variable)])
     table = SparsityTable(tuple(_row(path, variable) for path, variable in weights.items()))
     sys.stdout.write(f"{table}\n")
