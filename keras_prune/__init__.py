@@ -74,7 +74,7 @@ _EXPORTS = {
     "sparsity_table": "keras_prune.analysis",
     "strip": "keras_prune.surgery",
     "wrap": "keras_prune.wrappers",
-    "wrapper_callbacks": "keras_prune.wrapper_callbacks",
+    "wrapper_callbacks": "keras_prune.wrapper_training",
 }
 _MODULES = ("layers", "ops")
 

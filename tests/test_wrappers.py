@@ -17,7 +17,7 @@ from keras_prune.masks import prunable
 from keras_prune.patterns import Block, Unstructured
 from keras_prune.schedules import ConstantSparsity, PolynomialDecay
 from keras_prune.surgery import prune, strip
-from keras_prune.wrapper_callbacks import wrapper_callbacks
+from keras_prune.wrapper_training import wrapper_callbacks
 from keras_prune.wrappers import Prune, wrap, wrappers
 
 pytestmark = [pytest.mark.usefixtures("seeded"), pytest.mark.filterwarnings("ignore:__array__ implementation")]
