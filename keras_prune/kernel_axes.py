@@ -11,18 +11,20 @@ import numpy as np
 OutputAxes = int | tuple[int, ...]
 
 
-def standardize_axes(axes: Any) -> OutputAxes:
-    """Output axes as an int or a tuple of several, so that equal values are equal and JSON's lists are taken back."""
+def standardize_axes(axes: Any) -> OutputAxes | None:
+    """Output axes as an int or a tuple of others, so that equal values are equal and JSON's lists are taken back."""
+    if axes is None:
+        return None
     given = (axes,) if isinstance(axes, int) else tuple(axes)
     return given[0] if len(given) == 1 else given
 
 
-def to_rows(array: np.ndarray, output_axes: OutputAxes = -1) -> np.ndarray:
+def to_rows(array: np.ndarray, output_axes: OutputAxes | None = None) -> np.ndarray:
     """A kernel as a matrix in packed order: one row for each output, its inputs in the row.
 
     Args:
         array: two dimensions or more.
-        output_axes: the axes that count outputs; the others, in their order, count inputs.
+        output_axes: the axes that count outputs; None: the last. The others, in their order, count inputs.
 
     Returns:
         (outputs, inputs), maybe a view.
@@ -40,12 +42,14 @@ def to_rows(array: np.ndarray, output_axes: OutputAxes = -1) -> np.ndarray:
     return moved.reshape(math.prod(moved.shape[: len(axes)]), -1)
 
 
-def from_rows(rows: np.ndarray, shape: tuple[int, ...], output_axes: OutputAxes = -1) -> np.ndarray:
+def from_rows(rows: np.ndarray, shape: tuple[int, ...], output_axes: OutputAxes | None = None) -> np.ndarray:
     """The inverse of `to_rows`: a kernel of this shape."""
     axes = _tuple(output_axes)
     moved = np.moveaxis(np.broadcast_to(np.False_, shape), axes, range(len(axes))).shape
     return np.moveaxis(rows.reshape(moved), range(len(axes)), axes)
 
 
-def _tuple(axes: OutputAxes) -> tuple[int, ...]:
+def _tuple(axes: OutputAxes | None) -> tuple[int, ...]:
+    if axes is None:
+        return (-1,)
     return (axes,) if isinstance(axes, int) else axes
