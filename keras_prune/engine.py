@@ -17,6 +17,7 @@ from keras_prune import regrow as regrowing
 from keras_prune import schedules as schedules_lib
 from keras_prune.followers import attach_followers
 from keras_prune.gradients import Gradients, clear_slots, clips, mask_averages
+from keras_prune.layer_axes import set_output_axes
 from keras_prune.masks import (
     Layers,
     Recipe,
@@ -98,6 +99,7 @@ class Engine:
         """Finds the variables to prune and gives them masks; returns whether any had none."""
         variables = prunable(model, self.layers)
         new = attach(variables)
+        set_output_axes(model, variables)
         new |= attach_followers(model, variables, self.recipe.pattern)
         self.variables = variables
         self.gradients.watch(variables)
@@ -261,7 +263,7 @@ class Engine:
                 weights,
                 self.gradients.statistic(path) if regrow.gathers else None,
                 fraction=regrow.fraction_at(done),
-                pattern=self.recipe.pattern,
+                pattern=self.recipe.pattern.of(variable.constraint.output_axes),
                 seed=(path, self.step),
             )
             if not np.array_equal(old, new):

@@ -29,10 +29,11 @@ def attach_followers(model: Any, variables: Mapping[str, Any], pattern: Pattern)
     new = False
     if isinstance(pattern, Channel):
         for variable in variables.values():
-            channels = len(to_rows(np.broadcast_to(np.False_, variable.shape), pattern.output_axes))
+            axes = variable.constraint.output_axes if pattern.output_axes is None else pattern.output_axes
+            channels = len(to_rows(np.broadcast_to(np.False_, variable.shape), axes))
             found = [f for f in channel_followers(model, variable) if np.prod(f.shape) == channels and f.trainable]
             new |= attach({follower.path: follower for follower in found})
-            variable.constraint.follow = _Follow(variable.constraint, found, pattern.output_axes)
+            variable.constraint.follow = _Follow(variable.constraint, found, axes)
     return new
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import keras
 
+from keras_prune.layer_axes import layers_within, output_letters
+
 
 @dataclasses.dataclass(frozen=True)
 class Graph:
@@ -90,8 +92,8 @@ def unwrapped(layer: Any) -> Any:
 def channel_followers(model: Any, variable: Any) -> list[Any]:
     """The variables with one value for each output channel of a kernel: they are zero where the channel is pruned.
 
-    These are the bias of the kernel's layer and, where batch normalization takes the layer's output directly, its
-    gamma and beta: then a pruned channel is zero behind the normalization too.
+    These are the bias of the kernel's layer (also inside of others, as in attention) and, where batch normalization
+    takes the layer's output directly, its gamma and beta: then a pruned channel is zero behind the normalization too.
 
     Args:
         model: a Keras 3 model that has been built. In models that are neither Sequential nor functional only the bias
@@ -110,13 +112,25 @@ def channel_followers(model: Any, variable: Any) -> list[Any]:
     for graph, name, layer in _called_layers(model):
         inner = unwrapped(layer)
         if isinstance(inner, _CHANNEL_LAYERS) and _output_kernel(inner) is variable:
-            bias = getattr(inner, "bias", None)
-            return [*([] if bias is None else [bias]), *_normalization(graph, name, inner)]
+            return [*_bias(inner), *_normalization(graph, name, inner)]
+    for layer in layers_within(model):  # in TimeDistributed, in attention, in a layer of the user's own
+        if isinstance(layer, (*_CHANNEL_LAYERS, keras.layers.EinsumDense)) and _output_kernel(layer) is variable:
+            return _bias(layer)
     return []
 
 
+def _bias(layer: Any) -> list[Any]:
+    """The layer's bias, if it has one value for each channel, in the kernel's order."""
+    bias = getattr(layer, "bias", None)
+    if isinstance(layer, keras.layers.EinsumDense) and layer.bias_axes != output_letters(layer.equation):
+        return []
+    return [] if bias is None else [bias]
+
+
 def _output_kernel(layer: Any) -> Any:
-    """The kernel whose outputs are the layer's."""
+    """The kernel whose outputs are the layer's; None if it has none yet."""
+    if not layer.built:
+        return None
     pointwise = getattr(layer, "pointwise_kernel", None)
     return layer.kernel if pointwise is None else pointwise
 

@@ -13,6 +13,7 @@ from keras import ops
 
 from keras_prune.allocation import Allocation, Uniform, check_keys, matches
 from keras_prune.criteria import Criterion, Magnitude
+from keras_prune.kernel_axes import OutputAxes
 from keras_prune.patterns import Pattern, Unstructured
 
 # Which weights to prune: all, those with these names, or those for which a function of the variable is true.
@@ -59,6 +60,7 @@ class MaskConstraint(keras.constraints.Constraint):
         self.inner = inner
         self.claim: tuple[Any, Any] | None = None  # (callback, its fit) while a callback changes the mask
         self.follow: Callable[[], None] | None = None  # masks what goes with pruned channels
+        self.output_axes: OutputAxes = -1  # of the weight, as its layer has them
 
     def __call__(self, w: Any) -> Any:
         """The weights with zeros where the mask is 0; same shape and dtype."""
@@ -227,6 +229,10 @@ def mask_sparsity(variables: Mapping[str, Any]) -> float:
     return 1.0 - float(sum(map(np.count_nonzero, masks))) / sum(mask.size for mask in masks)
 
 
+def _pattern_of(pattern: Pattern, variable: Any) -> Pattern:
+    return pattern.of(variable.constraint.output_axes)
+
+
 class _Scores(Mapping[str, np.ndarray]):
     """Scores by path, computed when asked for and not kept: a second copy of all weights would not fit everywhere."""
 
@@ -261,7 +267,7 @@ class _Scores(Mapping[str, np.ndarray]):
                 f"criterion: expected one score for each weight of {path}, shape {weights.shape}, "
                 f"got shape {scores.shape}"
             )
-        return scores if self._pattern is None else self._pattern.share(scores)
+        return scores if self._pattern is None else _pattern_of(self._pattern, self._variables[path]).share(scores)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -308,7 +314,7 @@ class Recipe:
         steady = {}
         for path, variable in variables.items():
             old = variable.constraint.mask.numpy()
-            mask = make_mask(scores[path], sparsities[path], self.pattern)
+            mask = make_mask(scores[path], sparsities[path], _pattern_of(self.pattern, variable))
             if not np.array_equal(old, mask):
                 variable.constraint.mask.assign(mask)
                 steady[path] = (old & mask).view(bool)

@@ -8,6 +8,7 @@ from keras_prune import allocation as allocations
 from keras_prune import criteria, patterns
 from keras_prune.followers import attach_followers
 from keras_prune.gradients import Gradients, clear_slots, gather_on, optimizers_of
+from keras_prune.layer_axes import set_output_axes
 from keras_prune.masks import (
     Layers,
     Recipe,
@@ -77,6 +78,7 @@ def prune(
             )
         gather_on(model, gradients, data)
     new = attach(variables)
+    set_output_axes(model, variables)
     if attach_followers(model, variables, recipe.pattern) or new:
         reset_train_function(model)
     steady = recipe.update(variables, sparsity, statistic=gradients.statistic)

@@ -55,6 +55,21 @@ def test_a_subclassed_model_has_none():
     assert channel_followers(model, model.dense.kernel) == [model.dense.bias]
 
 
+@pytest.mark.filterwarnings("ignore:`build")
+def test_a_layer_that_is_never_called_has_no_kernel():
+    class Subclassed(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.unused, self.dense = layers.Dense(3), layers.Dense(3)
+
+        def call(self, x):
+            return self.dense(x)
+
+    model = Subclassed()
+    model(np.ones((1, 4)))
+    assert channel_followers(model, model.dense.kernel) == [model.dense.bias]
+
+
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_followers_of_a_convolution_with_batch_normalization(wrapped):
     model = wrap(branched()) if wrapped else branched()

@@ -16,7 +16,8 @@ from keras_prune.patterns.base import Pattern, check_pooling
 class Channel(Pattern):
     """All weights of one output (a unit of a dense layer, a filter of a convolution) are kept or pruned as one.
 
-    This makes masks only: the shapes stay, and biases are not touched.
+    This makes masks only: the shapes stay. What goes with a pruned channel is masked with it: its bias, and its gamma
+    and beta in a batch normalization right behind the layer.
 
     Args:
         pooling: a channel's score: the ``"mean"``, ``"sum"`` or ``"max"`` of its weights' scores.
