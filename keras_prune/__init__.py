@@ -29,6 +29,7 @@ _EXPORTS = {
     "FreezeCallback": "keras_prune.freezing",
     "FromSensitivity": "keras_prune.allocation",
     "Global": "keras_prune.allocation",
+    "Int8": "keras_prune.int8",
     "LAMP": "keras_prune.criteria",
     "Magnitude": "keras_prune.criteria",
     "Movement": "keras_prune.criteria",

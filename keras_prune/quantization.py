@@ -12,6 +12,7 @@ import sys
 
 import numpy as np
 
+ROUNDING = 2.0**-20  # relative: eight times float32's epsilon, for a few multiplications
 _MAX_ITERATIONS = 300  # Lloyd's steps; 1-D layers of 10^8 weights settle in fewer than 100
 
 
@@ -77,6 +78,34 @@ class Codebook:
         limit = (1 << self.bits) - 1
         centroids = distinct if len(distinct) <= limit else _kmeans(values.astype(np.float64), limit)
         return _assign(weights, centroids)
+
+
+def merge_rounding(weights: np.ndarray, limit: int) -> np.ndarray:
+    """Merges values that differ by float32 rounding only, where that leaves no more than a codebook holds.
+
+    A converter that folds a neighbour's scale (BatchNormalization, Rescaling) into weights that were quantized already
+    gives each shared value back as several that differ in their last bits.
+
+    Args:
+        weights: any shape, float32.
+        limit: number of distinct values that may be left, zero not counted.
+
+    Returns:
+        The weights, with each group of values replaced by its middle one; unchanged where they are more than `limit`.
+    """
+    distinct = np.unique(weights[weights != 0])
+    if len(distinct) <= limit:
+        return weights
+    steps = np.diff(distinct) > ROUNDING * np.abs(distinct[1:])
+    group = np.concatenate([[0], np.cumsum(steps)])
+    if group[-1] + 1 > limit:
+        return weights
+    first = np.flatnonzero(np.concatenate([[True], steps]))
+    middles = distinct[(first + np.append(first[1:], len(distinct)) - 1) // 2]
+    merged = np.zeros_like(weights)
+    kept = weights != 0
+    merged[kept] = middles[group[np.searchsorted(distinct, weights[kept])]]
+    return merged
 
 
 _saving = getattr(sys.modules.get("keras"), "saving", None)

@@ -9,10 +9,10 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 ORDER = (
-    "native registry schedules selection kernel_axes patterns quantization sparse_format layer_axes graph costs "
-    "criteria allocation masks followers regrow gradients state engine pruner wrappers callbacks wrapper_training surgery "
-    "rewinding freezing dropout regularizers distillation cleanup codebook_training analysis iterative ops layers "
-    "keras_prune_export"
+    "native registry schedules selection kernel_axes patterns quantization int8 sparse_format entropy_coding "
+    "tensor_format layer_axes graph costs criteria allocation masks followers regrow gradients state engine pruner "
+    "wrappers callbacks wrapper_training surgery rewinding freezing dropout regularizers distillation cleanup "
+    "codebook_training analysis iterative ops layers keras_prune_export"
 ).split()
 FILES = sorted([*(ROOT / "keras_prune").rglob("*.py"), *(ROOT / "export" / "keras_prune_export").rglob("*.py")])
 
