@@ -162,6 +162,10 @@ class _Towards(allocations.Allocation):
     inner: allocations.Allocation
     final_sparsity: float
 
+    def check_criterion(self, criterion: Any) -> None:
+        """As the inner allocation does."""
+        self.inner.check_criterion(criterion)
+
     def __call__(self, scores: Mapping[str, np.ndarray], sparsity: float, final_sparsity: float) -> dict[str, float]:
         """The inner allocation, which is told the target of the last round instead of this one's."""
         del final_sparsity

@@ -152,3 +152,10 @@ def test_wrong_arguments():
         iterative_prune(model_of(keras.optimizers.schedules.CosineDecay(0.1, 10)), fit(), sparsities=[0.9])
     with pytest.raises(ValueError, match="compile"):
         iterative_prune(keras.Sequential([keras.Input((4,)), keras.layers.Dense(4)]), fit(), sparsities=[0.9])
+
+
+def test_the_allocation_is_asked_about_the_criterion():
+    options = {"allocation": keras_prune.QualityParameter(1.0)}
+    with pytest.raises(ValueError, match=r"QualityParameter: expected scores in standard deviations"):
+        iterative_prune(model_of(), fit(), sparsities=[0.5], options=options)
+    iterative_prune(model_of(), fit(), sparsities=[0.5], options={**options, "criterion": "standardized_magnitude"})

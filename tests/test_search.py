@@ -144,6 +144,55 @@ def test_quality_is_a_multiple_of_the_standard_deviation():
     assert found.sparsity == pytest.approx(zeros(model))
 
 
+def test_quality_prunes_as_the_allocation_of_this_name_does():
+    """Han's threshold is q times the standard deviation of the layer's weights, here and in `QualityParameter`."""
+    model = model_of(60, 50)
+    rng = np.random.default_rng(0)
+    for layer in model.layers:
+        layer.kernel.assign(rng.normal(0.1, 1.0, size=layer.kernel.shape))
+    keras_prune.prune(model, 0.6)  # its zeros count in the deviation
+    weights = [layer.kernel.numpy() for layer in model.layers]
+    limits = {"first": 0.8, "second": 0.9}
+
+    def measure(model):
+        return float(all(zeros(model, name) <= limit for name, limit in limits.items()))
+
+    found = find_quality(model, measure, fit=lambda _: None, accuracy_drop=0.5, tolerance=0.02)
+    masks = [layer.kernel.numpy() != 0 for layer in model.layers]
+    assert all(0.6 < 1 - mask.mean() <= limit for mask, limit in zip(masks, limits.values(), strict=True))
+    for layer, before in zip(model.layers, weights, strict=True):
+        layer.kernel.assign(before)
+    allocation = keras_prune.QualityParameter(found.qualities)
+    keras_prune.prune(model, 0.5, criterion="standardized_magnitude", allocation=allocation)
+    for path, layer, mask, before in zip(found.qualities, model.layers, masks, weights, strict=True):
+        np.testing.assert_array_equal(layer.kernel.numpy() != 0, mask)
+        np.testing.assert_array_equal(np.abs(before) >= found.qualities[path] * before.std(), mask)
+
+
+def test_a_layer_of_zeros_is_not_pruned():
+    model = model_of()
+    model.get_layer("second").kernel.assign(np.zeros((10, 2)))
+    find_quality(model, lambda _: 1.0, fit=lambda _: None, tolerance=2)
+    assert zeros(model, "first") > 0.9
+    model.get_layer("second").kernel.assign(np.ones((10, 2)))
+    x, y = data()
+    model.fit(x, y, verbose=0)
+    assert zeros(model, "second") == 0.0
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(1.0, [0.5]), (0.4, [0.5, 0.25, 0.375, 0.4375])])
+def test_a_pattern_that_can_have_no_more(limit, expected):
+    model = model_of()
+
+    def measure(model):
+        return float(zeros(model) <= limit)
+
+    options = {"pattern": keras_prune.NByM(2, 4)}
+    found = find_sparsity(model, measure, fit=lambda _: None, tolerance=0.1, options=options)
+    assert [trial.value for trial in found.trials] == expected
+    assert found.sparsity == pytest.approx(max(value for value in expected if value <= limit), abs=0.01)
+
+
 def test_layers_share_the_drop():
     model = model_of(100, 50)
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import keras_prune
+from keras_prune.allocation import FromSensitivity
 from keras_prune.analysis import Sensitivity, SensitivityRow, sensitivity
 
 # Four examples, one for each class; pruning the smallest diagonal weight makes its class wrong.
@@ -161,6 +162,13 @@ def scanned() -> Sensitivity:
 )
 def test_allocation(drop, expected):
     assert scanned().allocation(drop).sparsities == pytest.approx(expected)
+
+
+def test_allocation_at_the_limit_but_for_rounding():
+    """0.96 in float32 is below 0.97 - 0.01 in float64; the layer costs exactly what it may."""
+    rows = [SensitivityRow("a", sparsity, float(np.float32(0.96))) for sparsity in (0.5, 0.9)]
+    assert Sensitivity(float(np.float32(0.97)), tuple(rows)).allocation(0.01).sparsities == {"a": 0.9}
+    assert FromSensitivity(rows, 0.01, baseline=0.97)({"a": np.ones(2)}, 0.5, 0.5) == {"a": 0.9}
 
 
 def test_allocation_prunes_a_model():

@@ -13,6 +13,8 @@ import numpy as np
 from keras_prune.allocation.base import Allocation, check_keys, matches, shapes_of
 from keras_prune.allocation.per_layer import progress
 
+# Accuracies are float32: one that is just at the limit may lie below it by its rounding.
+_ROUNDING = 1e-6
 Curve = tuple[tuple[float, float], ...]  # (sparsity, accuracy), from dense on
 
 
@@ -69,7 +71,7 @@ class FromSensitivity(Allocation):
         curves = {path: curve for path in scores if (curve := self._curve(path)) is not None}
         if self.max_drop is not None:
             done = progress(sparsity, final_sparsity)
-            chosen = {path: done * _largest(curve, self.max_drop) for path, curve in curves.items()}
+            chosen = {path: done * largest_sparsity(curve, self.max_drop) for path, curve in curves.items()}
         else:
             shapes = shapes_of(scores)
             chosen = _solve(curves, {path: math.prod(shapes[path]) for path in curves}, sparsity)
@@ -103,11 +105,20 @@ def _rows(table: Any) -> Iterable[tuple[str, float, float]]:
     return [tuple(row[n] if isinstance(row, Mapping) else getattr(row, n) for n in names) for row in rows]
 
 
-def _largest(curve: Curve, drop: float) -> float:
-    """The largest sparsity up to which the accuracy has not fallen by more than `drop`."""
+def largest_sparsity(curve: Curve, drop: float) -> float:
+    """The largest sparsity up to which the accuracy has not fallen by more than `drop`, on straight lines between.
+
+    Args:
+        curve: (sparsity, accuracy) in order of sparsity, the dense one first.
+        drop: accuracy that may be lost against the first, >= 0.
+
+    Example:
+        >>> largest_sparsity(((0.0, 1.0), (0.5, 1.0), (1.0, 0.5)), 0.25)
+        0.75
+    """
     least = curve[0][1] - drop
     for (low, above), (high, below) in itertools.pairwise(curve):
-        if below < least:
+        if below < least - _ROUNDING:
             return low + (above - least) / (above - below) * (high - low)
     return curve[-1][0]
 
@@ -117,7 +128,7 @@ def _solve(curves: Mapping[str, Curve], sizes: Mapping[str, int], sparsity: floa
     total = sum(sizes.values())
 
     def at(drop: float) -> dict[str, float]:
-        return {path: _largest(curve, drop) for path, curve in curves.items()}
+        return {path: largest_sparsity(curve, drop) for path, curve in curves.items()}
 
     def overall(chosen: Mapping[str, float]) -> float:
         return sum(sizes[path] * chosen[path] for path in sizes) / max(1, total)

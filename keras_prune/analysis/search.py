@@ -12,8 +12,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_prune import patterns
 from keras_prune.allocation import Allocation
 from keras_prune.analysis.judge import judge
+from keras_prune.criteria.standardized_magnitude import standard_deviation
 from keras_prune.masks import check_model, mask_constraint, named, prunable
 from keras_prune.surgery import prune
 
@@ -110,11 +112,12 @@ def find_sparsity(
     variables = _check(model, accuracy_drop, tolerance=tolerance, options=options)
     search = _Search(model, judge(data), fit=fit, seed=seed, variables=variables)
     least = search.baseline - accuracy_drop
-    low, high = _zero_fraction(variables), 1.0
+    low, high = _zero_fraction(variables), patterns.get(options.get("pattern", "unstructured")).max_sparsity
+    middle = high if high < 1 else (low + high) / 2  # a pattern's highest, such as 50 % of 2:4, is the likely answer
     while high - low > tolerance:
-        middle = (low + high) / 2
         accepted = search.attempt(("", middle), least, cut=functools.partial(prune, model, middle, **options))
         low, high = (middle, high) if accepted else (low, middle)
+        middle = (low + high) / 2
     return search.result()
 
 
@@ -131,8 +134,9 @@ def find_quality(
     """Finds the largest quality parameter of each layer that stays within a stated accuracy drop.
 
     A layer loses its weights below a threshold: ``|w| < q * s.d.(w)``, the standard deviation being that of its
-    nonzero weights when the search begins. The layers come in turn, the largest first, each by bisection with short
-    retraining, while the others keep their masks; the i-th of n may use up ``i / n`` of the whole drop.
+    weights when the search begins, as in `StandardizedMagnitude`: there `QualityParameter` makes the same masks. The
+    layers come in turn, the largest first, each by bisection with short retraining, while the others keep their masks;
+    the i-th of n may use up ``i / n`` of the whole drop.
 
     Args:
         model: a Keras 3 model, trained and compiled; pruned in place.
@@ -166,7 +170,7 @@ def find_quality(
     if not tolerance > 0:
         raise ValueError(f"tolerance: expected a number > 0, got {tolerance!r}")
     search = _Search(model, judge(data), fit=fit, seed=seed, variables=variables)
-    deviations = {path: _deviation(variable) for path, variable in variables.items()}
+    deviations = {path: standard_deviation(_float32(variable)) for path, variable in variables.items()}
     order = sorted(variables, key=lambda path: -math.prod(variables[path].shape))
     for number, path in enumerate(order, 1):
         least = search.baseline - accuracy_drop * number / len(order)
@@ -198,7 +202,9 @@ def _cut(model: Any, options: Mapping[str, Any], *, path: str, threshold: float)
     """Prunes one layer below a threshold; the other layers keep exactly the zeros that they have."""
     variables = prunable(model, options.get("layers"))
     sparsities = {other: _zero_fraction({other: variable}) for other, variable in variables.items()}
-    weights = np.abs(variables[path].numpy().astype(np.float32))
+    # What is all zeros is not pruned, but has not been trained yet.
+    sparsities = {other: 0.0 if sparsity == 1 else sparsity for other, sparsity in sparsities.items()}
+    weights = np.abs(_float32(variables[path]))
     # At least one weight stays, as everywhere; a sparsity of 1 is none.
     sparsities[path] = min(float(np.mean(weights < threshold)), 1 - 1 / weights.size)
     prune(model, max(sparsities.values()), allocation=_Exactly(sparsities), **options)
@@ -221,11 +227,8 @@ def _zero_fraction(variables: Mapping[str, Any]) -> float:
     return 1 - sum(map(np.count_nonzero, values)) / sum(value.size for value in values)
 
 
-def _deviation(variable: Any) -> float:
-    """Standard deviation of the weights that are not zero."""
-    weights = variable.numpy().astype(np.float32)
-    kept = weights[weights != 0]
-    return float(kept.std()) if kept.size else 0.0
+def _float32(variable: Any) -> np.ndarray:
+    return variable.numpy().astype(np.float32)
 
 
 class _Search:

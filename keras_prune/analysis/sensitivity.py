@@ -17,6 +17,7 @@ import numpy as np
 
 from keras_prune import criteria
 from keras_prune.allocation import PerLayer
+from keras_prune.allocation.from_sensitivity import Curve, largest_sparsity
 from keras_prune.analysis.judge import fingerprint, judge
 from keras_prune.gradients import Gradients, gather_on
 from keras_prune.masks import Layers, check_model, make_mask, prunable
@@ -61,8 +62,12 @@ class Sensitivity:
 
     def curve(self, layer: str) -> tuple[list[float], list[float]]:
         """Sparsities and accuracies of one layer, from dense on."""
+        sparsities, accuracies = zip(*self._points(layer), strict=True)
+        return list(sparsities), list(accuracies)
+
+    def _points(self, layer: str) -> Curve:
         points = {0.0: self.baseline} | {row.sparsity: row.accuracy for row in self.rows if row.layer == layer}
-        return sorted(points), [points[sparsity] for sparsity in sorted(points)]
+        return tuple(sorted(points.items()))
 
     def allocation(self, drop: float = 0.01) -> PerLayer:
         """The largest sparsity of each layer that costs no more than ``drop`` by itself.
@@ -85,10 +90,9 @@ class Sensitivity:
         """
         if not drop >= 0:
             raise ValueError(f"drop: expected the accuracy that each layer may lose, >= 0, got {drop!r}")
-        least = self.baseline - drop
         # The longest path first: a path also matches as a part of a longer one, and the first key that matches counts.
         layers = sorted(self.layers, key=len, reverse=True)
-        return PerLayer({layer: round(_last_above(*self.curve(layer), least), 6) for layer in layers})
+        return PerLayer({layer: round(largest_sparsity(self._points(layer), drop), 6) for layer in layers})
 
     def figure(self) -> Any:
         """The curves, as a matplotlib figure: ``result.figure().savefig("sensitivity.png")``.
@@ -122,15 +126,6 @@ class Sensitivity:
         widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
         text = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines]
         return "\n".join([f"{self.metric} {self.baseline:.4f} with nothing pruned; with one layer pruned to:", *text])
-
-
-def _last_above(xs: list[float], ys: list[float], least: float) -> float:
-    """Where a curve that begins at or above `least` first falls below it."""
-    for index in range(1, len(xs)):
-        if ys[index] < least:
-            share = (ys[index - 1] - least) / (ys[index - 1] - ys[index])
-            return xs[index - 1] + share * (xs[index] - xs[index - 1])
-    return xs[-1]
 
 
 def sensitivity(

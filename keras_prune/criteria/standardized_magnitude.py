@@ -19,9 +19,10 @@ class StandardizedMagnitude(Criterion):
     - ``allocation="global"`` finds the one q for all layers that meets the schedule's sparsity.
 
     Within one layer the order is that of the magnitude, so with any other allocation the masks are those of
-    `Magnitude`. The deviation is taken over all weights of the layer as they are, zeros included: pruning small weights
-    hardly changes it, so that the threshold stays where it is over several updates. A layer whose weights are all
-    equal has no deviation: its scores are ``|w|``.
+    `Magnitude`. The deviation is taken over all weights of the layer as they are, zeros included: it falls while
+    weights are pruned (of normal weights to two thirds when 90 % are gone), so that a threshold does not run away over
+    several updates. Where all weights are equal it is 0, and nothing lies below any threshold: scores are 1e30, of
+    zeros 0.
 
     Example:
         >>> import numpy as np
@@ -35,5 +36,22 @@ class StandardizedMagnitude(Criterion):
     def __call__(self, weights: np.ndarray, statistic: np.ndarray | None = None) -> np.ndarray:
         """Absolute values over the standard deviation, same shape and dtype."""
         del statistic
-        deviation = weights.std(dtype=np.float64)
-        return np.abs(weights) / weights.dtype.type(deviation if deviation > 0 else 1.0)
+        deviation = standard_deviation(weights)
+        if deviation == 0:
+            return np.where(weights == 0, 0, 1e30).astype(weights.dtype)
+        return np.abs(weights) / weights.dtype.type(deviation)
+
+
+def standard_deviation(weights: np.ndarray) -> float:
+    """The standard deviation of a layer's weights, that by which Han's quality parameter is multiplied.
+
+    ``sqrt(mean((w - mean(w)) ** 2))`` over all weights, zeros included.
+
+    Args:
+        weights: any shape, float.
+
+    Returns:
+        The deviation, >= 0.
+    """
+    deviation = float(weights.std(dtype=np.float64))
+    return 0.0 if weights.min() == weights.max() else deviation  # not what the mean's rounding leaves
