@@ -6,11 +6,11 @@ Symmetric, per output channel, as TensorFlow Lite's int8 weights are (https://ar
 from __future__ import annotations
 
 import dataclasses
-import sys
+from typing import Any
 
 import numpy as np
 
-from keras_prune.registry import Value
+from keras_prune.registry import Value, register_with_keras
 
 LARGEST_CODE = 127  # -128 is left out: both signs reach equally far, so that zero is a code
 _SMALLEST = np.float32(2.0**-149)  # the smallest float32 above zero
@@ -32,6 +32,11 @@ class Int8(Value):
     Krishnamoorthi 2018, "Quantizing deep convolutional networks for efficient inference"
     (https://arxiv.org/abs/1806.08342).
     """
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments, for `from_config`: none."""
+        register_with_keras(Int8)  # Keras asks for them, and may have been imported after this module
+        return super().get_config()
 
     def fit(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Fits the scales of one layer.
@@ -71,6 +76,4 @@ def _scales(largest: np.ndarray) -> np.ndarray:
     return np.where(largest > 0, np.maximum(scales, _SMALLEST), 1).astype(np.float32)
 
 
-_saving = getattr(sys.modules.get("keras"), "saving", None)
-if _saving is not None:  # not imported for this: the device has none
-    _saving.register_keras_serializable("keras_prune")(Int8)
+register_with_keras(Int8)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-import sys
 
 import numpy as np
+
+from keras_prune.registry import register_with_keras
 
 ROUNDING = 2.0**-20  # relative: eight times float32's epsilon, for a few multiplications
 _MAX_ITERATIONS = 300  # Lloyd's steps; 1-D layers of 10^8 weights settle in fewer than 100
@@ -46,6 +47,7 @@ class Codebook:
 
     def get_config(self) -> dict[str, int]:
         """The arguments, for `from_config`."""
+        register_with_keras(Codebook)  # Keras asks for them, and may have been imported after this module
         return {"bits": self.bits}
 
     @classmethod
@@ -108,9 +110,7 @@ def merge_rounding(weights: np.ndarray, limit: int) -> np.ndarray:
     return merged
 
 
-_saving = getattr(sys.modules.get("keras"), "saving", None)
-if _saving is not None:  # not imported for this: the device has none
-    _saving.register_keras_serializable("keras_prune")(Codebook)
+register_with_keras(Codebook)
 
 
 def _linear_centroids(values: np.ndarray, count: int) -> np.ndarray:

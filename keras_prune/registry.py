@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
+import sys
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -21,6 +22,13 @@ class Value:
     def from_config(cls, config: dict[str, Any]) -> Self:
         """Makes the object from `get_config`'s result."""
         return cls(**config)
+
+
+def register_with_keras(cls: type) -> None:
+    """Registers a class with Keras, if Keras has been imported: it is not imported for this, as devices have none."""
+    saving = getattr(sys.modules.get("keras"), "saving", None)
+    if saving is not None:
+        saving.register_keras_serializable("keras_prune")(cls)
 
 
 def snake_case(name: str) -> str:

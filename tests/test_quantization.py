@@ -182,9 +182,22 @@ print("same")
 """
 
 
-def test_keras_serializes_it():
+LATE_KERAS = """
+from keras_prune import Codebook
+from keras_prune.int8 import Int8
+import keras
+for value in (Codebook(bits=5), Int8()):
+    config = keras.saving.serialize_keras_object(value)
+    assert config["registered_name"] == "keras_prune>" + type(value).__name__, config
+    assert keras.saving.deserialize_keras_object(config) == value
+print("same")
+"""
+
+
+@pytest.mark.parametrize("script", [SCRIPT, LATE_KERAS])
+def test_keras_serializes_it(script):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", SCRIPT]
+    command = [sys.executable, "-c", script]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert result.stdout == "same\n", result.stderr
 
