@@ -1,4 +1,4 @@
-"""Allocations, counts and the selection: golden literals and properties."""
+"""Allocations: golden literals and properties."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import doctest
 import importlib
 import json
 import pkgutil
-import types
 
 import keras
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 from keras_prune import allocation
 from keras_prune.allocation import (
@@ -27,7 +25,6 @@ from keras_prune.allocation import (
     Uniform,
     kept_count,
     matches,
-    select_highest,
     shapes_of,
 )
 from keras_prune.criteria import Magnitude, StandardizedMagnitude
@@ -35,94 +32,6 @@ from keras_prune.masks import Recipe, attach, make_mask, mask_sparsity
 from keras_prune.patterns import Balanced, Block, NByM
 
 SCORES = {"a/kernel": np.array([[4.0, 1.0], [2.0, 2.0]]), "b/kernel": np.array([2.0, 3.0, 2.0, 0.0])}
-
-
-@pytest.mark.parametrize(
-    ("size", "sparsity", "kept"),
-    [
-        (10, 0.0, 10),
-        (10, 0.8, 2),
-        (10, 0.75, 2),  # 2.5 to even
-        (10, 0.25, 8),  # 7.5 to even
-        (15, 0.9, 2),  # 1.5 in float32, as in TFMOT; 1.4999999999999996 in float64
-        (3, 0.8, 1),
-        (2, 0.9, 1),  # 0.2: one survives
-        (1, 0.99, 1),
-        (7, 1.0, 0),
-        (235200, 0.92, 18816),
-        (25_000_000, 0.8, 5_000_000),
-        (102_760_448, 0.96, 4_110_418),
-    ],
-)
-def test_kept_count_golden(size, sparsity, kept):
-    assert kept_count(size, sparsity) == kept
-
-
-@given(st.integers(1, 10**9), st.floats(0, 0.999))
-def test_kept_count_is_within_one(size, sparsity):
-    assert 1 <= kept_count(size, sparsity) <= size
-    assert abs(kept_count(size, sparsity) - max(1, size * (1 - sparsity))) <= 1
-
-
-@pytest.mark.parametrize(
-    ("scores", "kept", "expected"),
-    [
-        ([3.0, 1.0, 2.0], 2, [1, 0, 1]),
-        ([1.0, 1.0, 1.0, 1.0], 2, [1, 1, 0, 0]),  # ties: the first
-        ([1.0, 2.0, 1.0, 2.0, 1.0], 3, [1, 1, 0, 1, 0]),
-        ([0.0, 0.0, 0.0], 1, [1, 0, 0]),
-        ([-0.0, 0.0, 0.0], 1, [1, 0, 0]),
-        ([-1.0, -3.0, -2.0], 1, [1, 0, 0]),
-        ([5.0, np.inf, 1.0], 1, [0, 1, 0]),
-        ([5.0], 1, [1]),
-        ([5.0, 1.0], 0, [0, 0]),
-        ([5.0, 1.0], 2, [1, 1]),
-    ],
-)
-def test_select_highest_golden(scores, kept, expected):
-    assert select_highest(np.array(scores, np.float32), kept).tolist() == [bool(x) for x in expected]
-
-
-@given(
-    hnp.arrays(np.float32, st.integers(1, 60), elements=st.sampled_from([0.0, -0.0, 0.5, 1.0, 2.0, 1e-45, 3e38])),
-    st.data(),
-)
-def test_select_highest_equals_a_stable_sort(scores, data):
-    kept = data.draw(st.integers(0, len(scores)))
-    expected = np.zeros(len(scores), bool)
-    expected[np.argsort(-scores, kind="stable")[:kept]] = True
-    assert select_highest(scores, kept).tolist() == expected.tolist()
-
-
-def large(kind):
-    rng = np.random.default_rng(0)
-    scores = np.abs(rng.normal(size=300_000)).astype(np.float32)
-    if kind == "mostly zero":
-        scores[scores < 1.3] = 0
-    if kind == "few values":
-        scores = np.round(scores * 2)
-    if kind == "sorted":
-        scores = np.sort(scores)
-    if kind == "misleading sample":
-        scores[:: 300_000 // (1 << 16) | 1] += 10
-    return scores
-
-
-@pytest.mark.parametrize("kind", ["normal", "mostly zero", "few values", "sorted", "misleading sample"])
-@pytest.mark.parametrize("kept", [1, 2, 3000, 60_000, 150_000, 299_998, 299_999])
-def test_select_highest_of_large_layers(kind, kept):
-    scores = large(kind)
-    expected = np.zeros(len(scores), bool)
-    expected[np.argsort(-scores, kind="stable")[:kept]] = True
-    assert np.array_equal(select_highest(scores, kept), expected)
-
-
-@pytest.mark.parametrize("position", [0, 1, 2])
-def test_nan_scores_are_refused(position):
-    scores = np.ones(3, np.float32)
-    scores[position] = np.nan
-    with pytest.raises(ValueError, match="scores: expected numbers, got NaN; training has probably diverged"):
-        select_highest(scores, 1)
 
 
 def test_uniform():
@@ -299,60 +208,6 @@ def test_exempt_compensates():
         Exempt(3)
 
 
-SCAN = {"a": [(0.0, 0.95), (0.5, 0.95), (0.9, 0.85)], "b": [(0.0, 0.95), (0.5, 0.75), (0.9, 0.15)]}
-PAIR = {"a/kernel": np.ones((10, 10)), "b/kernel": np.ones((10, 10))}
-
-
-def test_from_sensitivity_within_a_drop():
-    result = FromSensitivity(SCAN, max_drop=0.05)(PAIR, 0.8, 0.8)
-    assert result == pytest.approx({"a/kernel": 0.7, "b/kernel": 0.125})
-    half = FromSensitivity(SCAN, max_drop=0.05)(PAIR, 0.4, 0.8)
-    assert half == pytest.approx({"a/kernel": 0.35, "b/kernel": 0.0625})
-    assert FromSensitivity(SCAN, max_drop=0.0)(PAIR, 0.8, 0.8) == pytest.approx({"a/kernel": 0.5, "b/kernel": 0.0})
-    assert FromSensitivity(SCAN, max_drop=1.0)(PAIR, 0.8, 0.8) == pytest.approx({"a/kernel": 0.9, "b/kernel": 0.9})
-
-
-@pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.25, 0.5, 0.7, 0.9])
-def test_from_sensitivity_meets_a_target_with_one_drop_for_all(sparsity):
-    result = FromSensitivity(SCAN)(PAIR, sparsity, 0.9)
-    assert sum(result.values()) / 2 == pytest.approx(sparsity, abs=1e-9)
-    if 0.25 < sparsity < 0.7:  # above, a is at the end of its scan
-        drops = [np.interp(result[f"{k}/kernel"], *zip(*SCAN[k], strict=True)) for k in "ab"]
-        assert drops[0] == pytest.approx(drops[1])
-
-
-def test_from_sensitivity_where_accuracy_rises_with_the_sparsity():
-    scan = {"a": [(0.0, 0.9), (0.5, 0.8), (0.8, 0.85), (0.9, 0.5)], "b": [(0.0, 0.9), (0.9, 0.0)]}
-    assert FromSensitivity(scan, max_drop=0.05)(PAIR, 0.8, 0.8)["a/kernel"] == pytest.approx(0.25)  # the first fall
-    for sparsity in (0.2, 0.4, 0.45, 0.5, 0.8):
-        assert sum(FromSensitivity(scan)(PAIR, sparsity, 0.8).values()) / 2 == pytest.approx(sparsity)
-
-
-def test_from_sensitivity_takes_rows_and_results():
-    rows = [{"layer": name, "sparsity": s, "accuracy": y} for name, curve in SCAN.items() for s, y in curve if s]
-    expected = FromSensitivity(SCAN, max_drop=0.05)(PAIR, 0.8, 0.8)
-    assert FromSensitivity(rows, max_drop=0.05, baseline=0.95)(PAIR, 0.8, 0.8) == expected
-    result = types.SimpleNamespace(baseline=0.95, rows=[types.SimpleNamespace(**row) for row in rows])
-    assert FromSensitivity(result, 0.05)(PAIR, 0.8, 0.8) == expected
-    one = FromSensitivity({"a": SCAN["a"]})(PAIR, 0.6, 0.6)
-    assert one == pytest.approx({"a/kernel": 0.6, "b/kernel": 0.6})  # b was not scanned
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: FromSensitivity([]), r"a row or more for each layer.*got no rows in \[\]"),
-        (lambda: FromSensitivity({"a": [(0.5, 0.9)]}), r"got no dense accuracy of a; give baseline="),
-        (lambda: FromSensitivity(SCAN, max_drop=-0.1), r"max_drop: expected an accuracy >= 0, or None, got -0\.1"),
-        (lambda: FromSensitivity(SCAN)(PAIR, 0.95, 0.95), r"sparsity up to 0\.9000, what the scan reaches, got 0\.95"),
-        (lambda: FromSensitivity({"c": SCAN["a"]})(PAIR, 0.5, 0.5), r"FromSensitivity: expected names.*got 'c'"),
-    ],
-)
-def test_from_sensitivity_errors(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
-
-
 def test_global_compares_units_not_weights():
     strong, weak = np.array([[9.0, 0.0], [0.0, 0.0]], np.float32), np.array([[3.0, 3.0], [3.0, 3.0]], np.float32)
     layers = {name: keras.Variable(values, name=name) for name, values in (("a", strong), ("b", weak))}
@@ -376,6 +231,9 @@ def test_global_with_patterns_of_exact_counts(pattern):
 def test_shapes_are_known_without_scores():
     assert shapes_of(SCORES) == {path: np.shape(scores) for path, scores in SCORES.items()}
     assert shapes_of(Shapes(LENET)) == LENET
+
+
+SCAN = {"a": [(0.0, 0.95), (0.5, 0.95), (0.9, 0.85)], "b": [(0.0, 0.95), (0.5, 0.75), (0.9, 0.15)]}
 
 
 @pytest.mark.parametrize(
