@@ -85,7 +85,7 @@ def _stream_bytes(count: int, bits: int) -> int:
     return (count * bits + 7) // 8
 
 
-def _pack_bits(values: np.ndarray, bits: int) -> bytes:
+def pack_bits(values: np.ndarray, bits: int) -> bytes:
     """Packs uint8 values, least significant bit first, into ceil(len * bits / 8) bytes."""
     parts = []
     for start in range(0, len(values), _CHUNK):  # a chunk is a multiple of 8 values: whole bytes
@@ -95,8 +95,8 @@ def _pack_bits(values: np.ndarray, bits: int) -> bytes:
     return b"".join(parts)
 
 
-def _unpack_bits(data: bytes | memoryview, count: int, bits: int) -> np.ndarray:
-    """The inverse of `_pack_bits`; raises `FormatError` when the padding bits are not zero."""
+def unpack_bits(data: bytes | memoryview, count: int, bits: int) -> np.ndarray:
+    """The inverse of `pack_bits`; raises `FormatError` when the padding bits are not zero."""
     values = np.empty(count, np.uint8)
     raw = np.frombuffer(data, np.uint8)
     weights = (1 << np.arange(bits)).astype(np.uint8)
@@ -194,7 +194,7 @@ def encode(codes: np.ndarray, codebook: np.ndarray, *, gap_bits: int | None = No
     zero_runs = _zero_runs(codes)
     gap_bits = gap_bits or best_gap_bits(zero_runs, code_bits)
     gaps, entry_codes = _entries(codes, zero_runs, gap_bits)
-    body = codebook[1:].astype("<f4").tobytes() + _pack_bits(gaps, gap_bits) + _pack_bits(entry_codes, code_bits)
+    body = codebook[1:].astype("<f4").tobytes() + pack_bits(gaps, gap_bits) + pack_bits(entry_codes, code_bits)
     num_bytes = HEADER.size + len(body)
     if num_bytes > MAX_WEIGHTS:
         raise ValueError(f"codes: the packed buffer would need {num_bytes} bytes, over the format's 4 GiB")
@@ -320,8 +320,8 @@ def _entries_of(data: bytes) -> tuple[Header, np.ndarray, np.ndarray, np.ndarray
         raise FormatError("packed weights: the checksum does not match; the buffer is corrupt, export it again")
     codebook = np.concatenate([np.zeros(1, "<f4"), np.frombuffer(body[: header.codebook_bytes], "<f4")])
     gaps_end = header.codebook_bytes + header.gap_bytes
-    gaps = _unpack_bits(body[header.codebook_bytes : gaps_end], header.num_entries, header.gap_bits)
-    entry_codes = _unpack_bits(body[gaps_end:], header.num_entries, header.code_bits)
+    gaps = unpack_bits(body[header.codebook_bytes : gaps_end], header.num_entries, header.gap_bits)
+    entry_codes = unpack_bits(body[gaps_end:], header.num_entries, header.code_bits)
     positions = np.cumsum(gaps.astype(np.int64) + 1) - 1
     _check_entries(header, codebook, gaps=gaps, codes=entry_codes, positions=positions)
     return header, codebook, positions, entry_codes
