@@ -1,20 +1,21 @@
 """Weights -> codebook and codes. A pruned weight (exactly zero) is code 0 and stays exactly zero.
 
 Weight sharing by one-dimensional k-means, a codebook per layer: Han, Mao and Dally 2016, "Deep
-Compression" (https://arxiv.org/abs/1510.00149), who found linear initialisation best.
+Compression" (https://arxiv.org/abs/1510.00149).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import operator
+from typing import Any
 
 import numpy as np
 
+from keras_prune.kmeans import kmeans
 from keras_prune.registry import register_with_keras
 
 ROUNDING = 2.0**-20  # relative: eight times float32's epsilon, for a few multiplications
-_MAX_ITERATIONS = 300  # Lloyd's steps; 1-D layers of 10^8 weights settle in fewer than 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +24,12 @@ class Codebook:
 
     Args:
         bits: bits of one code, 2 to 8.
+        optimum: take the values of least squared error. By default those that Lloyd's iterations reach from values
+            spread evenly over the range: the error of single weights is larger, but the rare large weights keep values
+            of their own, and the codes need fewer bits after entropy coding (docs/quantization.md).
 
     Raises:
+        TypeError: ``optimum`` is no bool.
         ValueError: ``bits`` out of range.
 
     Example:
@@ -35,6 +40,7 @@ class Codebook:
     """
 
     bits: int = 4
+    optimum: bool = False
 
     def __post_init__(self) -> None:
         try:
@@ -43,15 +49,17 @@ class Codebook:
             bits = 0
         if not 2 <= bits <= 8:
             raise ValueError(f"Codebook: expected bits from 2 to 8, got {self.bits!r}; pass an integer such as 4")
+        if not isinstance(self.optimum, bool):
+            raise TypeError(f"Codebook: expected optimum to be True or False, got {self.optimum!r}")
         object.__setattr__(self, "bits", bits)
 
-    def get_config(self) -> dict[str, int]:
+    def get_config(self) -> dict[str, Any]:
         """The arguments, for `from_config`."""
         register_with_keras(Codebook)  # Keras asks for them, and may have been imported after this module
-        return {"bits": self.bits}
+        return {"bits": self.bits, "optimum": self.optimum}
 
     @classmethod
-    def from_config(cls, config: dict[str, int]) -> Codebook:
+    def from_config(cls, config: dict[str, Any]) -> Codebook:
         """Makes the object from `get_config`'s result."""
         return cls(**config)
 
@@ -78,8 +86,9 @@ class Codebook:
         values = np.sort(weights[weights != 0])
         distinct = np.unique(values)
         limit = (1 << self.bits) - 1
-        centroids = distinct if len(distinct) <= limit else _kmeans(values.astype(np.float64), limit)
-        return _assign(weights, centroids)
+        if len(distinct) <= limit:
+            return _assign(weights, distinct)
+        return _assign(weights, kmeans(values.astype(np.float64), limit, optimum=self.optimum))
 
 
 def merge_rounding(weights: np.ndarray, limit: int) -> np.ndarray:
@@ -111,36 +120,6 @@ def merge_rounding(weights: np.ndarray, limit: int) -> np.ndarray:
 
 
 register_with_keras(Codebook)
-
-
-def _linear_centroids(values: np.ndarray, count: int) -> np.ndarray:
-    """Centroids spread evenly over the range of the sorted values, the dead zone around zero left out."""
-    negative, positive = values[values < 0], values[values > 0]
-    below = negative[-1] - negative[0] if len(negative) else 0.0
-    above = positive[-1] - positive[0] if len(positive) else 0.0
-    offsets = (np.arange(count) + 0.5) * (below + above) / count
-    base_below = negative[0] if len(negative) else 0.0
-    base_above = positive[0] if len(positive) else 0.0
-    return np.where(offsets < below, base_below + offsets, base_above + (offsets - below))
-
-
-def _kmeans(values: np.ndarray, count: int) -> np.ndarray:
-    """Lloyd's iterations on sorted float64 values; returns at most `count` distinct centroids, sorted."""
-    centroids = _linear_centroids(values, count)
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    bounds = np.empty(0, np.int64)
-    for _ in range(_MAX_ITERATIONS):
-        previous = bounds
-        middles = (centroids[1:] + centroids[:-1]) / 2
-        bounds = np.concatenate([[0], np.searchsorted(values, middles), [len(values)]])
-        sizes = np.diff(bounds)
-        means = np.diff(sums[bounds]) / np.maximum(sizes, 1)
-        # Differences of sums lose small values beside huge ones: a mean lies between its smallest and largest member.
-        lowest, highest = values[np.minimum(bounds[:-1], len(values) - 1)], values[np.maximum(bounds[1:] - 1, 0)]
-        centroids = np.where(sizes > 0, np.clip(means, lowest, np.maximum(lowest, highest)), centroids)
-        if np.array_equal(bounds, previous):
-            break
-    return np.unique(centroids[sizes > 0].astype(np.float32))
 
 
 def _assign(weights: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
