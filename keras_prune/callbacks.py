@@ -112,7 +112,7 @@ class PruneCallback(keras.callbacks.Callback):
         check_model(model)
         super().set_model(model)
         # Before any callback's on_train_begin, so that BackupAndRestore finds it in either order of callbacks.
-        self.engine.adopt(model)
+        self.engine.adopt(model, fit=getattr(model, "history", None))
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Gives the model its masks, and has its training step compiled anew if it was compiled without them."""
@@ -214,14 +214,20 @@ class PruneCallback(keras.callbacks.Callback):
         """Gives the variables to prune their masks, unless another callback has them; returns whether any had none."""
         new = self.engine.attach(model)
         for path, variable in self.engine.variables.items():
-            claim = variable.constraint.claim
-            if claim and self._fit is not None and claim[0] is not self and claim[1] is self._fit:
+            if self._is_taken(variable.constraint.claim):
                 raise ValueError(
-                    f"PruneCallback: expected one callback for each weight, got two for {path}; use one PruneCallback, "
-                    "or give each its own layers=..."
+                    f"PruneCallback: expected one PruneCallback or Pruner for each weight, got two for {path}; use "
+                    "one, call finish() of a Pruner that is done, or give each its own layers=..."
                 )
             variable.constraint.claim = (self, self._fit)
         return new
+
+    def _is_taken(self, claim: tuple[Any, Any] | None) -> bool:
+        """Whether a Pruner, or another callback of this fit, changes the mask; callbacks of earlier fits are done."""
+        holder, fit = claim or (None, None)
+        if isinstance(holder, weakref.ref):
+            return holder() is not None
+        return holder not in (None, self) and fit is not None and fit is self._fit
 
     def _hook(self, model: Any) -> None:
         """Puts a step before the model's train_step, for this fit's first trace, in which the model is built.

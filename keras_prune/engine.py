@@ -16,7 +16,7 @@ from keras_prune import criteria, patterns
 from keras_prune import regrow as regrowing
 from keras_prune import schedules as schedules_lib
 from keras_prune.followers import attach_followers
-from keras_prune.gradients import Gradients, clear_slots, clips, mask_averages
+from keras_prune.gradients import Gradients, clear_slots, clips, hold_averages, mask_averages
 from keras_prune.layer_axes import set_output_axes
 from keras_prune.masks import (
     Layers,
@@ -26,11 +26,12 @@ from keras_prune.masks import (
     mask_sparsity,
     masks_from_zeros,
     prunable,
+    reset_train_function,
 )
 from keras_prune.registry import Value
 from keras_prune.regrow import Regrow
 from keras_prune.schedules import PolynomialDecay, Schedule
-from keras_prune.state import SavedState, add_state, pack_masks, remove_state, unpack_mask
+from keras_prune.state import SavedState, add_state, pack_masks, remove_state, states, unpack_mask
 
 for _module in (schedules_lib, criteria, patterns, allocations, regrowing):
     for _value in list(vars(_module).values()):
@@ -78,16 +79,29 @@ class Engine:
         self._optimizers: list[Any] = []
         self._warned = False
 
-    def adopt(self, model: Any, arrived: Callable[[], None] | None = None) -> None:
+    def adopt(self, model: Any, arrived: Callable[[], None] | None = None, *, fit: Any = None) -> None:
         """From now on the state of this run is saved with the model's weights, and loaded with them.
 
         Args:
             model: the model.
             arrived: called when a state has been loaded, which `begin` then takes over.
+            fit: the `History` of the fit that begins; what an interrupted one has left on the model goes.
         """
         self.release()
+        for state in states(model):
+            if state.leave is not None and state.fit is not None and state.fit is not fit:
+                state.leave()
         self._model = weakref.ref(model)
         self._state = add_state(model, self.save, arrived)
+        self._state.fit, self._state.leave = fit, self._leave
+
+    def _leave(self) -> None:
+        """Takes off the model what this run has put there, but for the masks."""
+        model = self._model() if self._model is not None else None
+        self.gradients.disconnect()
+        self.release()
+        if model is not None and self.gradients.needed:
+            reset_train_function(model)  # the old one gathers
 
     def release(self) -> None:
         """The model's files are plain again."""
@@ -119,6 +133,7 @@ class Engine:
                 clipping,
             )
         self._optimizers = optimizers
+        hold_averages(optimizers)
         self.gradients.connect(optimizers)
         return self.gradients.needed
 

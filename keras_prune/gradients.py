@@ -277,6 +277,27 @@ def mask_averages(optimizers: Iterable[Any], variables: Sequence[Any]) -> None:
                     slot.assign(constraint.apply_mask(slot))
 
 
+def hold_averages(optimizers: Iterable[Any]) -> None:
+    """Keeps pruned weights at zero where Keras sets weights to their averages: at the end of each fit, unconstrained.
+
+    Stays with the optimizers, so that later fits without a callback end sparse too; weights without masks are as ever.
+    """
+    for optimizer in optimizers:
+        if getattr(optimizer, "use_ema", False) and "finalize_variable_values" not in vars(optimizer):
+            optimizer.finalize_variable_values = _then_mask(optimizer.finalize_variable_values)
+
+
+def _then_mask(finalize: Callable[[Any], None]) -> Callable[[Any], None]:
+    def finalize_and_mask(var_list: Any) -> None:
+        finalize(var_list)
+        for variable in var_list:
+            constraint = mask_constraint(variable)
+            if constraint is not None:
+                variable.assign(constraint.apply_mask(variable))
+
+    return finalize_and_mask
+
+
 def _initial(optimizer: Any, slot: Any) -> float:
     """What a slot begins with: zero, but Adagrad and Ftrl divide by theirs, which therefore begins above it."""
     divides = slot.name.endswith("accumulator") and not slot.name.endswith("gradient_accumulator")

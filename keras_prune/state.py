@@ -24,6 +24,8 @@ class SavedState(keras.losses.Loss):
 
     def __init__(self, save: Callable[[], Mapping[str, np.ndarray]], arrived: Callable[[], None] | None = None) -> None:
         super().__init__(name="keras_prune_state")
+        self.fit: Any = None  # the `History` of the fit that it is there for; None: for longer
+        self.leave: Callable[[], None] | None = None  # takes it, and what goes with it, off the model
         self.loaded: dict[str, np.ndarray] | None = None  # what the last file had
         self._save = save
         self._arrived = arrived
@@ -59,6 +61,11 @@ def add_state(
     state = SavedState(save, arrived)
     setattr(model, f"{_ATTRIBUTE}_{number}", state)
     return state
+
+
+def states(model: Any) -> list[SavedState]:
+    """The states that a model has."""
+    return [value for value in vars(model).values() if isinstance(value, SavedState)]
 
 
 def remove_state(model: Any, state: SavedState) -> None:

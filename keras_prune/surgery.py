@@ -7,7 +7,7 @@ from typing import Any
 from keras_prune import allocation as allocations
 from keras_prune import criteria, patterns
 from keras_prune.followers import attach_followers
-from keras_prune.gradients import Gradients, clear_slots, gather_on, optimizers_of
+from keras_prune.gradients import Gradients, clear_slots, gather_on, hold_averages, optimizers_of
 from keras_prune.layer_axes import set_output_axes
 from keras_prune.masks import (
     Layers,
@@ -83,7 +83,9 @@ def prune(
         reset_train_function(model)
     steady = recipe.update(variables, sparsity, statistic=gradients.statistic)
     by_variable = {id(variables[path]): keep for path, keep in steady.items()}
-    clear_slots(optimizers_of(model), model.trainable_variables, by_variable)
+    optimizers = optimizers_of(model)
+    clear_slots(optimizers, model.trainable_variables, by_variable)
+    hold_averages(optimizers)
     return model
 
 

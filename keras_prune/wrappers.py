@@ -13,6 +13,7 @@ import numpy as np
 import keras_prune.engine  # noqa: F401 (registers criteria, patterns and schedules with Keras, which saves them)
 from keras_prune import criteria, patterns
 from keras_prune import schedules as schedules_lib
+from keras_prune.gradients import hold_averages, optimizers_of
 from keras_prune.masks import Layers, MaskConstraint, check_model, is_kernel, mask_constraint, prunable
 
 _NAME = "keras_prune>Prune"  # as Keras writes it into configurations
@@ -233,7 +234,9 @@ def wrap(
             return type(layer).from_config(layer.get_config())
         return Prune(type(layer).from_config(layer.get_config()), kernels=kernels, **config)
 
-    return _copy(model, make)
+    copy = _copy(model, make)
+    hold_averages(optimizers_of(copy))
+    return copy
 
 
 def wrappers(model: Any) -> list[Prune]:

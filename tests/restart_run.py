@@ -41,14 +41,17 @@ class Taylor(Criterion):
 
 
 class Watch(keras.callbacks.Callback):
-    """Writes down masks and step after each batch, and ends the process without a word after some batch."""
+    """Checks zeros, writes down masks and step after each batch, and ends the process without a word after some."""
 
     def __init__(self, prune, log, kill_after):
         super().__init__()
         self.prune, self.log, self.kill_after = prune, log, kill_after
 
     def on_train_batch_end(self, batch, logs=None):
-        masks = [mask_constraint(v).mask.numpy().reshape(-1) for v in prunable(self.model).values()]
+        kernels = prunable(self.model).values()
+        masks = [mask_constraint(v).mask.numpy().reshape(-1) for v in kernels]
+        for variable, mask in zip(kernels, masks, strict=True):
+            assert not variable.numpy().reshape(-1)[mask == 0].any(), variable.path
         line = {"step": self.prune.step, "sparsity": self.prune.sparsity, "masks": np.concatenate(masks).tolist()}
         self.log.write(json.dumps(line) + "\n")
         self.log.flush()

@@ -390,7 +390,8 @@ def test_one_callback_one_model():
         fit(second, X, callback)
     with pytest.raises(ValueError, match=r"expected each callback once in fit\(callbacks=\.\.\.\), got this one twice"):
         fit(first, X, callback, callback)
-    with pytest.raises(ValueError, match=r"one callback for each weight, got two for hidden/kernel.*its own layers"):
+    message = r"one PruneCallback or Pruner for each weight, got two for hidden/kernel.*its own layers"
+    with pytest.raises(ValueError, match=message):
         fit(first, X, PruneCallback(), PruneCallback())
     fit(first, X, callback)  # an interrupted fit leaves nothing behind
 

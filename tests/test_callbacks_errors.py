@@ -123,7 +123,7 @@ CASES = {
     "two callbacks for the same weights": (
         lambda: fit(PruneCallback(ConstantSparsity(0.5)), PruneCallback(ConstantSparsity(0.5))),
         ValueError,
-        r"expected one callback for each weight, got two for hidden/kernel; use one PruneCallback, or give each",
+        r"expected one PruneCallback or Pruner for each weight, got two for hidden/kernel; use one, .* or give each",
     ),
 }
 

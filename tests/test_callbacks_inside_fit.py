@@ -88,3 +88,48 @@ def test_an_interrupted_first_fit_gives_the_train_step_back(again):
 def test_errors_say_what_was_expected(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+class InterruptLater(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 2:
+            raise KeyboardInterrupt
+
+
+def test_the_next_fit_takes_off_what_an_interrupted_one_left():
+    """Or gradients would go on being gathered and masked, and a file's states would count from another number."""
+    model = network()
+    gathering = keras_prune.PruneCallback(keras_prune.ConstantSparsity(0.5), "taylor", mask_gradients=True)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, Y, callbacks=[gathering, InterruptLater()], **FIT)
+    step, seen = model.train_function, []
+    look = keras.callbacks.LambdaCallback(
+        on_train_begin=lambda logs: seen.extend(name for name in vars(model) if name.startswith("keras_prune"))
+    )
+    model.fit(X, Y, callbacks=[keras_prune.PruneCallback(), look], **FIT)
+    assert seen == ["keras_prune_state_0"]
+    assert "apply" not in vars(model.optimizer)
+    assert model.train_function is not step  # it gathered
+    assert sparsity(model) == pytest.approx(0.8, abs=0.01)
+    assert not [name for name in vars(model) if name.startswith("keras_prune")]
+
+
+def test_a_pruner_beside_a_callback_is_refused():
+    model = network()
+    pruner = keras_prune.Pruner(model, keras_prune.ConstantSparsity(0.5))
+    message = r"expected one PruneCallback or Pruner for each weight, got two for .*finish\(\).*its own layers"
+    with pytest.raises(ValueError, match=message):
+        model.fit(X, Y, callbacks=[keras_prune.PruneCallback()], **FIT)
+    pruner.finish()
+    model.fit(X, Y, callbacks=[keras_prune.PruneCallback()], **FIT)
+    assert sparsity(model) == pytest.approx(0.8, abs=0.01)
+
+
+def test_a_pruner_and_a_callback_for_other_layers():
+    model = network()
+    first, second = (layer.kernel for layer in model.layers)
+    pruner = keras_prune.Pruner(model, keras_prune.ConstantSparsity(0.5), layers=lambda variable: variable is first)
+    callback = keras_prune.PruneCallback(keras_prune.ConstantSparsity(0.75), layers=lambda variable: variable is second)
+    model.fit(X, Y, callbacks=[callback], **FIT)
+    pruner.finish()
+    assert [float((kernel.numpy() == 0).mean()) for kernel in (first, second)] == [0.5, 0.75]

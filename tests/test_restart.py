@@ -33,6 +33,8 @@ def assert_same_run(folder, whole, killed):
     assert sorted(expected) == list(range(1, 36))
     assert len({json.dumps(line["masks"]) for line in expected.values()}) > 4
     seen = log_of(folder, killed)
+    # 6 x 8 and 8 x 3 weights, of which 20 or 25 % are kept; that they are zero is checked after each batch.
+    assert sum(expected[35]["masks"]) == (10 + 5 if "default" in whole else 12 + 6)
     assert len(seen) > len(expected)  # some steps were trained twice
     assert seen[-1]["step"] == 35
     for line in seen:
