@@ -38,8 +38,8 @@ LINK_FLAGS = "-nodefaultlibs -Wl,--no-undefined -Wl,-z,now -Wl,--as-needed -lpth
 
 def sources(*folders: str) -> list[str]:
     """The sources in these folders that this machine's compiler can build, and the storage format's."""
-    found = [OPS / "sparse_format.cc"]
-    for folder in folders:
+    found: list[pathlib.Path] = []
+    for folder in (".", *folders):
         for path in sorted((ROOT / OPS / folder).glob("*.cc")):
             if "__" not in path.stem or path.stem.rsplit("__")[-1] in ("scalar", "reference", *ISA_FLAGS):
                 found.append(path.relative_to(ROOT))

@@ -1,6 +1,8 @@
 // Checks packed buffers. Every length is known before a byte is read, so hostile bytes end in a status.
 #include "sparse_format.h"
 
+#include "bytes.h"
+
 // Tables of 1 KB each for the checksum: 8 for servers and phones (8 bytes a step), 1 where flash is scarce.
 #ifndef KERAS_PRUNE_CRC_TABLES
 #define KERAS_PRUNE_CRC_TABLES 8
@@ -9,8 +11,6 @@
 namespace keras_prune {
 namespace {
 
-constexpr size_t kHeaderBytes = 36;
-constexpr size_t kCrcOffset = 32;
 constexpr uint8_t kVersion = 1;
 constexpr uint32_t kMaxSide = INT32_MAX;  // of rows and of columns: tensor dimensions of the runtimes are int32
 constexpr int kCrcTables = KERAS_PRUNE_CRC_TABLES;
@@ -34,18 +34,6 @@ struct CrcTables {
 };
 
 constexpr CrcTables kCrc;
-
-uint32_t Load32(const uint8_t* p) {
-  return uint32_t{p[0]} | uint32_t{p[1]} << 8 | uint32_t{p[2]} << 16 | uint32_t{p[3]} << 24;
-}
-
-uint64_t StreamBytes(uint64_t count, uint32_t bits) { return (count * bits + 7) / 8; }
-
-// The unused high bits of a stream's last byte are zero.
-bool PaddingIsZero(const uint8_t* stream, uint64_t count, uint32_t bits) {
-  const uint32_t used = static_cast<uint32_t>(count * bits % 8);
-  return used == 0 || (stream[StreamBytes(count, bits) - 1] >> used) == 0;
-}
 
 // Reads the head's fields and finds the three sections.
 Status ParseHeader(const uint8_t* data, size_t num_bytes, PackedView* view) {
@@ -77,13 +65,6 @@ Status ParseHeader(const uint8_t* data, size_t num_bytes, PackedView* view) {
   return Status::kOk;
 }
 
-bool CodebookIsFinite(const PackedView& view) {
-  for (uint32_t i = 0; i + 1 < view.codebook_size; ++i) {
-    if ((Load32(view.codebook + 4 * i) & 0x7F800000u) == 0x7F800000u) return false;
-  }
-  return true;
-}
-
 bool EntriesAreValid(const PackedView& view) {
   const uint32_t largest_gap = (1u << view.gap_bits) - 1;
   uint64_t end = 0;  // the position after the last entry; grows with every entry, so it is compared once
@@ -112,17 +93,19 @@ const char* StatusMessage(Status status) {
     case Status::kBadMagic:
       return "expected packed weights that begin with KPRI, got other bytes; export with keras_prune";
     case Status::kBadVersion:
-      return "the packed weights have a format version other than 1; install a keras_prune that reads it";
+      return "the packed weights have a format version that is not read here; install a keras_prune that reads it";
     case Status::kBadSizes:
       return "the packed weights' sizes contradict each other; export the model again";
     case Status::kBadChecksum:
       return "the packed weights' checksum does not match (corrupt); export the model again";
     case Status::kBadCodebook:
-      return "the packed weights' codebook holds NaN or infinity; look for diverged training";
+      return "the packed weights' codebook or scales hold NaN or infinity; look for diverged training";
     case Status::kBadEntries:
       return "the packed weights' entries break the format's rules; export with keras_prune";
+    case Status::kBadStream:
+      return "a symbol stream of the packed weights breaks the format's rules; export with keras_prune";
     case Status::kOutOfMemory:
-      return "out of memory for the compute layout; use a smaller model or free memory";
+      return "out of memory for the weights; use a smaller model or free memory";
   }
   return "unknown status";
 }
@@ -142,12 +125,13 @@ uint32_t Crc32(uint32_t crc, const uint8_t* data, size_t size) {
 }
 
 float CodebookValue(const PackedView& view, uint32_t code) {
-  static_assert(sizeof(float) == 4, "expected IEEE 754 float32");
-  if (code == 0) return 0.0f;
-  const uint32_t bits = Load32(view.codebook + 4 * (code - 1));
-  float value;
-  __builtin_memcpy(&value, &bits, sizeof value);
-  return value;
+  return code == 0 ? 0.0f : FloatFromBits(Load32(view.codebook + 4 * (code - 1)));
+}
+
+bool ChecksumIsRight(const uint8_t* data, size_t num_bytes) {
+  const uint8_t zeros[4] = {0, 0, 0, 0};
+  const uint32_t crc = Crc32(Crc32(0, data, kCrcOffset), zeros, sizeof zeros);
+  return Crc32(crc, data + kHeaderBytes, num_bytes - kHeaderBytes) == Load32(data + kCrcOffset);
 }
 
 Status ParsePacked(const uint8_t* data, size_t num_bytes, PackedView* view) {
@@ -155,11 +139,8 @@ Status ParsePacked(const uint8_t* data, size_t num_bytes, PackedView* view) {
   PackedView parsed;
   const Status status = ParseHeader(data, num_bytes, &parsed);
   if (status != Status::kOk) return status;
-  const uint8_t zeros[4] = {0, 0, 0, 0};
-  uint32_t crc = Crc32(Crc32(0, data, kCrcOffset), zeros, sizeof zeros);
-  crc = Crc32(crc, data + kHeaderBytes, num_bytes - kHeaderBytes);
-  if (crc != Load32(data + kCrcOffset)) return Status::kBadChecksum;
-  if (!CodebookIsFinite(parsed)) return Status::kBadCodebook;
+  if (!ChecksumIsRight(data, num_bytes)) return Status::kBadChecksum;
+  if (!AllFinite(parsed.codebook, parsed.codebook_size - 1)) return Status::kBadCodebook;
   if (!EntriesAreValid(parsed)) return Status::kBadEntries;
   *view = parsed;
   return Status::kOk;

@@ -1,10 +1,12 @@
-// The storage format of pruned, quantized weights: the C++ mirror of keras_prune/sparse_format.py.
+// The storage format of pruned, quantized weights, version 1: the C++ mirror of keras_prune/sparse_format.py.
 // docs/format.md describes every byte. Freestanding C++17: no heap, no exceptions, no RTTI.
 #ifndef KERAS_PRUNE_SPARSE_FORMAT_H_
 #define KERAS_PRUNE_SPARSE_FORMAT_H_
 
 #include <cstddef>
 #include <cstdint>
+
+#include "bytes.h"
 
 namespace keras_prune {
 
@@ -17,6 +19,7 @@ enum class Status {
   kBadChecksum,
   kBadCodebook,
   kBadEntries,
+  kBadStream,
   kOutOfMemory,
 };
 
@@ -43,6 +46,11 @@ Status ParsePacked(const uint8_t* data, size_t num_bytes, PackedView* view);
 // CRC-32 (IEEE 802.3, as in zlib) of `size` bytes, continuing from `crc` (0 to begin).
 uint32_t Crc32(uint32_t crc, const uint8_t* data, size_t size);
 
+// The head of both versions ends with the checksum of the whole buffer, its own four bytes taken as zero.
+constexpr size_t kCrcOffset = 32;
+constexpr size_t kHeaderBytes = 36;
+bool ChecksumIsRight(const uint8_t* data, size_t num_bytes);  // of at least kHeaderBytes
+
 // The value of a code; code 0 is 0.0f.
 float CodebookValue(const PackedView& view, uint32_t code);
 
@@ -58,17 +66,6 @@ inline uint32_t BitsAt(const uint8_t* stream, uint32_t i, uint32_t bits) {
   uint32_t word = p[0];
   if (shift + bits > 8) word |= uint32_t{p[1]} << 8;
   return (word >> shift) & ((1u << bits) - 1);
-}
-
-// Eight values that begin on a whole byte; `left` is how many values the stream still has.
-inline uint64_t EightValues(const uint8_t* p, uint64_t left, uint32_t bits) {
-  if ((left * bits + 7) / 8 >= 8) {
-    return uint64_t{p[0]} | uint64_t{p[1]} << 8 | uint64_t{p[2]} << 16 | uint64_t{p[3]} << 24 | uint64_t{p[4]} << 32 |
-           uint64_t{p[5]} << 40 | uint64_t{p[6]} << 48 | uint64_t{p[7]} << 56;
-  }
-  uint64_t word = 0;
-  for (uint64_t k = 0; k < (left * bits + 7) / 8; ++k) word |= uint64_t{p[k]} << (8 * k);
-  return word;
 }
 
 // Calls visit(gap, code) for every entry, fillers included, in order.
