@@ -141,7 +141,7 @@ def prunable(model: Any, layers: Layers = None) -> dict[str, Any]:
         Each variable's path -> the variable, in the model's order.
 
     Raises:
-        ValueError: nothing is left, or a name is not in the model.
+        ValueError: nothing is left, a name is not in the model, or factors of LoRA are among them.
     """
     found = {path: v for path, v in named(model, model.trainable_variables).items() if is_kernel(v)}
     if callable(layers):
@@ -157,6 +157,13 @@ def prunable(model: Any, layers: Layers = None) -> dict[str, Any]:
         raise ValueError(
             f"layers: expected at least one trainable weight of two dimensions or more to prune, got none from "
             f"layers={layers!r}; this model has: {names}"
+        )
+    factors = [path for path, variable in chosen.items() if variable.name.startswith("lora_")]
+    if factors:  # zeros in them make none in the kernel, to which their product is added
+        raise ValueError(
+            f"layers: expected weights of their layers, got factors of LoRA: {', '.join(factors)}; make the model again "
+            "without enable_lora and load this one's saved weights, into which Keras merges them, or leave them out: "
+            "layers=lambda variable: not variable.name.startswith('lora_')"
         )
     return chosen
 
