@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
+from typing import Any
 
 import keras
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -114,6 +117,9 @@ def test_polynomial_properties(sparsities, steps, step):
         (lambda: ConstantSparsity(0.5, 10, end_step=5), r"end_step >= begin_step"),
         (lambda: PolynomialDecay(begin_step=-1), r"begin_step: expected a whole number of training steps.*got -1"),
         (lambda: PolynomialDecay(end_step=1.5), r"end_step: expected a whole number.*got 1\.5"),  # type: ignore[arg-type]
+        (lambda: PolynomialDecay(end_step=float("nan")), r"end_step: expected a whole number.*got nan"),  # type: ignore[arg-type]
+        (lambda: PolynomialDecay(end_step="9"), r"end_step: expected a whole number.*got '9'"),  # type: ignore[arg-type]
+        (lambda: ConstantSparsity(0.5, frequency=None), r"a begin_step and a frequency, got 0 and None"),  # type: ignore[arg-type]
         (lambda: ConstantSparsity(0.5, frequency=0), r"frequency: expected a whole number.*>= 1, got 0"),
         (lambda: PolynomialDecay(power=0), r"power: expected a number > 0, got 0"),
         (lambda: PolynomialDecay().resolve(None), r"expected data of known length.*steps_per_epoch.*end_step=1000"),
@@ -211,6 +217,28 @@ def test_pruning_rounds():
 def test_errors_of_the_other_schedules(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+FLOAT: Any = np.float32
+INT: Any = np.int64
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        PolynomialDecay(FLOAT(0.5), FLOAT(0.75), begin_step=INT(2), end_step=INT(9), frequency=INT(3)),
+        ConstantSparsity(FLOAT(0.5), INT(2), frequency=INT(3), end_step=INT(8)),
+        OneShot(FLOAT(0.5), INT(3)),
+        StepTable({INT(3): FLOAT(0.5), FLOAT(8): FLOAT(0.75)}),
+        PruningRounds(FLOAT(0.5), 2, begin_step=INT(2), steps_per_round=INT(3)),
+    ],
+)
+def test_numbers_of_numpy_become_plain_ones(schedule):
+    """As in ``end_step = np.ceil(images / batch_size).astype(np.int32) * epochs``; JSON has no numbers of NumPy."""
+    config = json.loads(json.dumps(schedule.get_config()))
+    assert type(schedule).from_config(config) == schedule
+    for step in range(12):
+        json.dumps([schedule.value(step), schedule.last_update(step)])
 
 
 def test_get_by_name_class_config_and_object():

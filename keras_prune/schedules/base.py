@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, Self
 
 from keras_prune.registry import Value
@@ -20,22 +21,39 @@ def check_sparsity(name: str, sparsity: Any) -> None:
         )
 
 
-def check_step(name: str, step: Any, least: int = 0) -> None:
-    """Raises ValueError unless `step` is None or a whole number from `least` on."""
-    if step is not None and (isinstance(step, bool) or int(step) != step or step < least):
+def check_step(name: str, step: Any, least: int = 0) -> int | None:
+    """The step as an int; raises ValueError unless it is None or a whole number from `least` on."""
+    if step is None:
+        return None
+    try:
+        valid = not isinstance(step, (bool, str)) and int(step) == step and step >= least
+    except (TypeError, ValueError, OverflowError):  # of other kinds, NaN, infinity
+        valid = False
+    if not valid:
         raise ValueError(f"{name}: expected a whole number of training steps (batches) >= {least}, got {step!r}")
+    return int(step)
 
 
-def check_steps(schedule: Schedule) -> None:
-    """Raises ValueError unless a schedule's steps are whole numbers and its end is not before its beginning."""
-    name, begin_step, end_step = type(schedule).__name__, schedule.begin_step, schedule.end_step
-    check_step(f"{name}.begin_step", begin_step)
-    check_step(f"{name}.end_step", end_step)
-    check_step(f"{name}.frequency", schedule.frequency, least=1)
+def check_fields(schedule: Any) -> None:
+    """Checks a schedule's sparsities and steps by their names, and makes plain numbers of NumPy's, which JSON lacks.
+
+    Raises:
+        ValueError: a sparsity outside [0, 1), steps that are no whole numbers, or an end before the beginning.
+    """
+    for field in dataclasses.fields(schedule):
+        name, value = f"{type(schedule).__name__}.{field.name}", getattr(schedule, field.name)
+        if field.name.endswith("sparsity"):
+            check_sparsity(name, value)
+            object.__setattr__(schedule, field.name, float(value))
+        elif field.name in ("begin_step", "end_step", "step"):
+            object.__setattr__(schedule, field.name, check_step(name, value))
+        elif field.name in ("frequency", "steps_per_round"):
+            object.__setattr__(schedule, field.name, check_step(name, value, least=1))
+    begin_step, end_step = schedule.begin_step, schedule.end_step
     if begin_step is not None and end_step is not None and end_step < begin_step:
         raise ValueError(
-            f"{name}: expected end_step >= begin_step, got begin_step={begin_step} and end_step={end_step}; "
-            "steps are batches, counted from 0"
+            f"{type(schedule).__name__}: expected end_step >= begin_step, got begin_step={begin_step} and "
+            f"end_step={end_step}; steps are batches, counted from 0"
         )
 
 

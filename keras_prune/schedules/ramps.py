@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Self
 
-from keras_prune.schedules.base import Schedule, check_sparsity, check_steps, steps_after
+from keras_prune.schedules.base import Schedule, check_fields, steps_after
 
 # Masks that change about a hundred times follow the ramp closely and cost next to nothing.
 _MAX_UPDATES = 100
@@ -24,10 +24,7 @@ class _Ramp(Schedule):
     frequency: int | None = None
 
     def __post_init__(self) -> None:
-        name = type(self).__name__
-        check_sparsity(f"{name}.initial_sparsity", self.initial_sparsity)
-        check_sparsity(f"{name}.final_sparsity", self.final_sparsity)
-        check_steps(self)
+        check_fields(self)
 
     def rise(self, done: float) -> float:
         """The sparsity when this part of the ramp's steps is done, in (0, 1)."""

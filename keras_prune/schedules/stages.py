@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from keras_prune.schedules.base import Schedule, check_sparsity, check_step, check_steps, steps_after
+from keras_prune.schedules.base import Schedule, check_fields, check_sparsity, check_step, steps_after
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +34,12 @@ class ConstantSparsity(Schedule):
     frequency: int = 100
 
     def __post_init__(self) -> None:
-        check_sparsity("ConstantSparsity.target_sparsity", self.target_sparsity)
-        check_steps(self)
+        if self.begin_step is None or self.frequency is None:
+            raise ValueError(
+                f"ConstantSparsity: expected a begin_step and a frequency, got {self.begin_step!r} and "
+                f"{self.frequency!r}; leave them out for 0 and 100"
+            )
+        check_fields(self)
 
     @property
     def final_sparsity(self) -> float:  # type: ignore[override]
@@ -75,8 +79,7 @@ class OneShot(Schedule):
     steps_example = "OneShot(0.8, step=1000)"
 
     def __post_init__(self) -> None:
-        check_sparsity("OneShot.final_sparsity", self.final_sparsity)
-        check_step("OneShot.step", self.step)
+        check_fields(self)
 
     @property
     def begin_step(self) -> int | None:  # type: ignore[override]
@@ -124,11 +127,13 @@ class StepTable(Schedule):
     def __post_init__(self) -> None:
         if not isinstance(self.table, Mapping) or not self.table:
             raise ValueError(f"StepTable: expected {{step: sparsity, ...}} with a step or more, got {self.table!r}")
-        table = {int(key) if isinstance(key, str) else key: value for key, value in self.table.items()}  # JSON's keys
-        for step, sparsity in table.items():
-            check_step("StepTable", step)
+        table = {}
+        for key, sparsity in self.table.items():
+            is_digits = isinstance(key, str) and key.isdecimal()  # JSON's keys are text
+            step = check_step("StepTable", int(key) if is_digits else key)
             check_sparsity(f"StepTable[{step}]", sparsity)
-        object.__setattr__(self, "table", {step: table[step] for step in sorted(table)})
+            table[step] = float(sparsity)
+        object.__setattr__(self, "table", dict(sorted(table.items())))
 
     def get_config(self) -> dict[str, Any]:
         """The table, with steps as text, as JSON has them."""
@@ -196,12 +201,9 @@ class PruningRounds(Schedule):
     steps_example = "PruningRounds(0.8, 5, steps_per_round=1000)"
 
     def __post_init__(self) -> None:
-        check_sparsity("PruningRounds.final_sparsity", self.final_sparsity)
-        check_sparsity("PruningRounds.initial_sparsity", self.initial_sparsity)
-        check_step("PruningRounds.begin_step", self.begin_step)
-        check_step("PruningRounds.steps_per_round", self.steps_per_round, least=1)
         if isinstance(self.num_rounds, bool) or not isinstance(self.num_rounds, int) or self.num_rounds < 1:
             raise ValueError(f"PruningRounds.num_rounds: expected a whole number >= 1, got {self.num_rounds!r}")
+        check_fields(self)
 
     @property
     def sparsities(self) -> tuple[float, ...]:
