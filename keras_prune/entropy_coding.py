@@ -195,6 +195,8 @@ def _read_rans(data: memoryview, lane_bits: int, num_symbols: int) -> Stream:
     num_words = struct.unpack_from("<I", data, start - 4)[0]
     end = start + (4 << lane_bits) + 2 * num_words
     _need(data, end)
+    if num_words > num_symbols:
+        raise FormatError(f"packed weights: {num_words} words for {num_symbols} symbols; the buffer is corrupt")
     if (np.frombuffer(data[start:end], "<u4", 1 << lane_bits) < LOWEST_STATE).any():
         raise FormatError("packed weights: a coder's state is too small; the buffer was not made by keras_prune")
     return Stream("rans", lane_bits, num_symbols, end, frequencies, data[start:end])

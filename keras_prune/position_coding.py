@@ -6,7 +6,7 @@ the stored zero that bridges a large gap there: it costs no code.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -90,34 +90,43 @@ def bitmap_symbols(kept: np.ndarray) -> np.ndarray:
     return np.packbits(kept, bitorder="little")
 
 
-def units_of_gaps(symbols: np.ndarray, escape: int, *, num_kept: int, num_units: int) -> np.ndarray:
-    """The inverse of `gap_symbols`.
+def units_of_gaps(symbols: Iterable[np.ndarray], escape: int, *, num_kept: int, num_units: int) -> Iterator[np.ndarray]:
+    """The inverse of `gap_symbols`, on symbols that come in chunks.
 
-    Returns:
-        (num_kept,) int64, numbers of the kept units, ascending.
+    Yields:
+        (n,) int64, numbers of kept units, ascending.
 
     Raises:
         FormatError: the symbols break a rule of the format.
     """
-    is_kept = symbols < escape
-    if len(symbols) and (int(symbols.max()) > escape or not is_kept[-1]):
-        raise FormatError("packed weights: a gap exceeds its escape or an escape ends the gaps; the buffer is corrupt")
-    if int(np.count_nonzero(is_kept)) != num_kept:
-        raise FormatError("packed weights: the count of kept units is wrong; the buffer was not made by keras_prune")
-    ends = np.cumsum(symbols, dtype=np.int64)
-    ends += np.cumsum(is_kept, dtype=np.int64)
-    units = ends[is_kept] - 1
-    if num_kept and int(units[-1]) >= num_units:
-        raise FormatError("packed weights: a unit lies past the end of the matrix; the buffer is corrupt")
-    return units
+    end, kept, last_is_kept = 0, 0, True
+    for chunk in symbols:
+        is_kept = chunk < escape
+        ends = np.cumsum(chunk.astype(np.int64) + is_kept) + end
+        units = ends[is_kept] - 1
+        end, kept, last_is_kept = int(ends[-1]), kept + len(units), bool(is_kept[-1])
+        if int(chunk.max()) > escape:
+            raise FormatError("packed weights: a gap exceeds its escape; the buffer was not made by keras_prune")
+        if end > num_units:
+            raise FormatError("packed weights: a unit lies past the end of the matrix; the buffer is corrupt")
+        yield units
+    if not last_is_kept:
+        raise FormatError("packed weights: an escape ends the gaps; the buffer was not made by keras_prune")
+    _check_count(kept, num_kept)
 
 
-def units_of_bitmap(symbols: np.ndarray, *, num_kept: int, num_units: int) -> np.ndarray:
-    """The inverse of `bitmap_symbols`; returns and raises as `units_of_gaps` does."""
-    bits = np.unpackbits(symbols, bitorder="little")
-    if bits[num_units:].any():
-        raise FormatError("packed weights: the padding bits of a bitmap are not zero; the buffer is corrupt")
-    units = np.flatnonzero(bits)
-    if len(units) != num_kept:
+def units_of_bitmap(symbols: Iterable[np.ndarray], *, num_kept: int, num_units: int) -> Iterator[np.ndarray]:
+    """The inverse of `bitmap_symbols`, on symbols that come in chunks; yields and raises as `units_of_gaps` does."""
+    start, kept = 0, 0
+    for chunk in symbols:
+        units = np.flatnonzero(np.unpackbits(chunk, bitorder="little")) + start
+        start, kept = start + 8 * len(chunk), kept + len(units)
+        if len(units) and int(units[-1]) >= num_units:
+            raise FormatError("packed weights: the padding bits of a bitmap are not zero; the buffer is corrupt")
+        yield units
+    _check_count(kept, num_kept)
+
+
+def _check_count(kept: int, num_kept: int) -> None:
+    if kept != num_kept:
         raise FormatError("packed weights: the count of kept units is wrong; the buffer was not made by keras_prune")
-    return units

@@ -11,31 +11,18 @@ the same golden bytes. Version 1, which kernels compute from as it is, is `spars
 from __future__ import annotations
 
 import math
-import struct
-import zlib
 from collections.abc import Sequence
 
 import numpy as np
 
-from keras_prune import entropy_coding, position_coding, value_coding
-from keras_prune.sparse_format import CRC_OFFSET, MAGIC, MAX_SIDE, MAX_WEIGHTS, Buffer, FormatError, as_array
-from keras_prune.symbol_frequencies import symbol_counts
-from keras_prune.tensor_header import (
-    ELEMENTS,
-    HEADER,
-    POSITIONS,
-    VALUES,
-    VERSION,
-    TensorHeader,
-    checked_header,
-    read_header,
-    table_of,
-)
-from keras_prune.tensor_layout import Layout, best_layout
-from keras_prune.unit_grid import UnitGrid
+from keras_prune import tensor_decoder, tensor_encoder, value_coding
+from keras_prune.sparse_format import MAX_SIDE, MAX_WEIGHTS, Buffer, FormatError, as_array
+from keras_prune.tensor_header import ELEMENTS, TensorHeader, checked_header, read_header, table_of
+from keras_prune.tensor_layout import Layout
 
 __all__ = [
     "FormatError",
+    "Layout",
     "TensorHeader",
     "as_matrix_shape",
     "check",
@@ -46,7 +33,8 @@ __all__ = [
     "encode_scaled",
     "read_header",
 ]
-_CHUNK = 1 << 22  # weights looked at once
+_CHUNK = 1 << 20  # weights looked up at once: NumPy makes indices of 8 bytes of them
+_TRY_ALL = 1 << 16  # weights up to which the candidates of `encode_exact` are all made
 
 
 def as_matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
@@ -97,7 +85,7 @@ def encode_codes(codes: np.ndarray, codebook: np.ndarray, *, layout: Layout | No
     if int(codes.max()) >= len(codebook):
         raise ValueError(f"codes: expected values below the codebook's size {len(codebook)}, got {codes.max()}")
     table = codebook[1:].astype("<f4").tobytes()
-    return _encode(codes, "codebook", table=table, codebook_size=len(codebook), layout=layout)
+    return tensor_encoder.packed(codes, "codebook", table=table, codebook_size=len(codebook), layout=layout)
 
 
 def encode_scaled(codes: np.ndarray, scales: np.ndarray, *, layout: Layout | None = None) -> bytes:
@@ -125,7 +113,7 @@ def encode_scaled(codes: np.ndarray, scales: np.ndarray, *, layout: Layout | Non
         raise ValueError(f"scales: expected one for each of the {codes.shape[0]} rows, got shape {scales.shape}")
     if not np.isfinite(scales).all() or np.signbit(scales).any():
         raise ValueError("scales: expected finite values of at least 0.0, got others; look for diverged weights")
-    return _encode(codes.view(np.uint8), "scaled", table=scales.astype("<f4").tobytes(), layout=layout)
+    return tensor_encoder.packed(codes.view(np.uint8), "scaled", table=scales.astype("<f4").tobytes(), layout=layout)
 
 
 def encode_exact(
@@ -159,14 +147,14 @@ def encode_exact(
         raise ValueError(f"fill: expected 0 for {values.dtype}, got {fill}")
     if values.dtype.itemsize == 1 and not np.iinfo(values.dtype).min <= fill <= np.iinfo(values.dtype).max:
         raise ValueError(f"fill: expected a value of {values.dtype}, got {fill}")
-    if values.dtype == np.float32:
-        few = value_coding.few_values(values)
-        if few is not None:
-            return encode_codes(*few, layout=layout)
-        if allow_float16 and (half := value_coding.as_float16(values)) is not None:
-            values = half
-    raw = np.ascontiguousarray(values).view(f"u{values.dtype.itemsize}")
-    return _encode(raw, "split", element=values.dtype.name, fill=fill & 255, layout=layout)
+    if values.dtype != np.float32:
+        return _encode_split(values, fill, layout)
+    few = value_coding.few_values(values)
+    if few is not None and values.size > _TRY_ALL:  # a code says no more than the symbol and low bytes together
+        return encode_codes(*few, layout=layout)
+    half = value_coding.as_float16(values) if allow_float16 else None
+    split = _encode_split(values if half is None else half, fill, layout)
+    return split if few is None else min(encode_codes(*few, layout=layout), split, key=len)
 
 
 def decode(packed: Buffer) -> np.ndarray:
@@ -185,15 +173,14 @@ def decode(packed: Buffer) -> np.ndarray:
         FormatError: truncated, corrupt, of another version, or a rule is broken.
         TypeError: not bytes at all.
     """
-    data = as_array(packed).tobytes()
+    data = _bytes_of(packed)
     header = checked_header(data)
-    raw = _decode_raw(header, data)
-    table = table_of(header, data)
+    raw = tensor_decoder.raw_matrix(header, data)
     if header.values == "codebook":
-        return np.concatenate([np.zeros(1, np.float32), table])[raw]
+        return _looked_up(_codebook(header, data), raw)
     if header.values == "scaled":
         with np.errstate(over="ignore"):  # a huge scale: infinite weights, as in C++
-            return raw.view(np.int8) * table[:, None]
+            return raw.view(np.int8) * table_of(header, data)[:, None]
     return raw.view(header.element)
 
 
@@ -209,12 +196,11 @@ def decode_codes(packed: Buffer) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         FormatError: no codebook; truncated, corrupt, of another version, or a rule is broken.
     """
-    data = as_array(packed).tobytes()
+    data = _bytes_of(packed)
     header = checked_header(data)
     if header.values != "codebook":
         raise FormatError(f"packed weights: expected a codebook, got {header.values} values; use tensor_format.decode")
-    table = table_of(header, data)
-    return _decode_raw(header, data), np.concatenate([np.zeros(1, np.float32), table])
+    return tensor_decoder.raw_matrix(header, data), _codebook(header, data)
 
 
 def check(packed: Buffer) -> TensorHeader:
@@ -230,12 +216,31 @@ def check(packed: Buffer) -> TensorHeader:
         FormatError: truncated, corrupt, of another version, or a rule is broken.
         TypeError: not bytes at all.
     """
-    data = as_array(packed).tobytes()
+    data = _bytes_of(packed)
     header = checked_header(data)
-    _read_units(header, data)
-    for chunk in _symbol_stream(header, data).chunks():
-        _check_symbols(header, chunk)
+    tensor_decoder.check_sections(header, data)
     return header
+
+
+def _bytes_of(packed: Buffer) -> memoryview:
+    return np.ascontiguousarray(as_array(packed)).data
+
+
+def _codebook(header: TensorHeader, data: memoryview) -> np.ndarray:
+    return np.concatenate([np.zeros(1, np.float32), table_of(header, data)])
+
+
+def _looked_up(codebook: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    values = np.empty(codes.size, np.float32)
+    flat = codes.reshape(-1)
+    for start in range(0, len(flat), _CHUNK):
+        values[start : start + _CHUNK] = codebook[flat[start : start + _CHUNK]]
+    return values.reshape(codes.shape)
+
+
+def _encode_split(values: np.ndarray, fill: int, layout: Layout | None) -> bytes:
+    raw = np.ascontiguousarray(values, values.dtype.newbyteorder("=")).view(f"u{values.dtype.itemsize}")
+    return tensor_encoder.packed(raw, "split", element=values.dtype.name, fill=fill & 255, layout=layout)
 
 
 def _check_matrix(name: str, matrix: np.ndarray, types: Sequence[str]) -> None:
@@ -249,105 +254,3 @@ def _check_matrix(name: str, matrix: np.ndarray, types: Sequence[str]) -> None:
             f"{name}: expected at most {MAX_WEIGHTS} weights in a layer and {MAX_SIDE} rows and columns, got shape "
             f"{matrix.shape}; split the layer"
         )
-
-
-def _encode(
-    raw: np.ndarray,
-    values: str,
-    *,
-    element: str = "float32",
-    fill: int = 0,
-    table: bytes = b"",
-    codebook_size: int = 0,
-    layout: Layout | None = None,
-) -> bytes:
-    """The buffer of a matrix of unsigned integers, ``fill`` being the pruned weight's."""
-    raw = np.ascontiguousarray(raw)
-    mask = raw != fill
-    pruned = value_coding.symbols_and_low(np.array([fill], raw.dtype))
-    layout = layout or best_layout(
-        mask, _kept_counts(raw, mask), pruned_symbol=int(pruned[0][0]), low_bytes=len(pruned[1])
-    )
-    grid = UnitGrid.of(raw.shape, layout.block)
-    kept = grid.kept(mask)
-    symbols, low = _stored(raw, grid, kept if layout.positions != "all" else np.ones_like(kept))
-    num_units = grid.num_units if layout.positions == "all" else int(np.count_nonzero(kept))
-    body = table + _encoded_positions(kept, layout) + entropy_coding.encode(symbols) + low.tobytes()
-    num_bytes = HEADER.size + len(body)
-    if num_bytes > MAX_WEIGHTS:
-        raise ValueError(f"values: the packed buffer would need {num_bytes} bytes, over the format's 4 GiB")
-    kinds = (POSITIONS.index(layout.positions), VALUES.index(values), ELEMENTS.index(element))
-    sizes = (*raw.shape, *layout.block, num_units, layout.escape, fill, codebook_size, num_bytes)
-    head = HEADER.pack(MAGIC, VERSION, *kinds, *sizes, 0)
-    return head[:CRC_OFFSET] + struct.pack("<I", zlib.crc32(body, zlib.crc32(head))) + body
-
-
-def _kept_counts(raw: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """How often each symbol occurs among the weights that are not pruned, (256,) int64."""
-    counts = np.zeros(256, np.int64)
-    flat, kept = raw.reshape(-1), mask.reshape(-1)
-    for start in range(0, len(flat), _CHUNK):
-        part = flat[start : start + _CHUNK][kept[start : start + _CHUNK]]
-        counts += symbol_counts(value_coding.symbols_and_low(part)[0])
-    return counts
-
-
-def _stored(raw: np.ndarray, grid: UnitGrid, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Symbols and low bytes of all weights of the kept units, in the order of the format."""
-    flat = raw.reshape(-1)
-    parts = [(np.zeros(0, np.uint8), np.zeros(0, np.uint8))]
-    for start in range(0, len(kept), _CHUNK):
-        units = np.flatnonzero(kept[start : start + _CHUNK]) + start
-        parts += [value_coding.symbols_and_low(flat[chunk]) for chunk in grid.weights(units)]
-    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
-
-
-def _encoded_positions(kept: np.ndarray, layout: Layout) -> bytes:
-    if layout.positions == "all":
-        return b""
-    if layout.positions == "gaps":
-        return entropy_coding.encode(position_coding.gap_symbols(kept, layout.escape))
-    return entropy_coding.encode(position_coding.bitmap_symbols(kept))
-
-
-def _read_units(header: TensorHeader, data: bytes) -> np.ndarray:
-    """The numbers of the kept units, int64, everything about them checked."""
-    num_units = header.grid.num_units
-    if header.positions == "all":
-        units = np.arange(num_units)
-    else:
-        symbols = entropy_coding.read(memoryview(data)[HEADER.size + header.table_bytes :]).decode()
-        if header.positions == "gaps":
-            units = position_coding.units_of_gaps(
-                symbols, header.escape, num_kept=header.num_units, num_units=num_units
-            )
-        else:
-            units = position_coding.units_of_bitmap(symbols, num_kept=header.num_units, num_units=num_units)
-    if header.grid.num_weights(units) != header.num_values:
-        raise FormatError("packed weights: the count of values is wrong; the buffer was not made by keras_prune")
-    return units
-
-
-def _symbol_stream(header: TensorHeader, data: bytes) -> entropy_coding.Stream:
-    return entropy_coding.read(memoryview(data)[HEADER.size + header.table_bytes + header.position_bytes :])
-
-
-def _check_symbols(header: TensorHeader, symbols: np.ndarray) -> None:
-    if header.values == "codebook" and len(symbols) and int(symbols.max()) >= header.codebook_size:
-        raise FormatError("packed weights: a code exceeds the codebook; the buffer was not made by keras_prune")
-
-
-def _decode_raw(header: TensorHeader, data: bytes) -> np.ndarray:
-    """The matrix as unsigned integers: codes, or the bits of the stored type."""
-    itemsize = 1 if header.values != "split" else np.dtype(header.element).itemsize
-    units = _read_units(header, data)
-    symbols = _symbol_stream(header, data).decode()
-    _check_symbols(header, symbols)
-    low = np.frombuffer(data, np.uint8, header.low_bytes, header.num_bytes - header.low_bytes)
-    flat = np.full(header.rows * header.cols, header.fill, f"u{itemsize}")
-    at, num_low = 0, header.low_bytes // max(header.num_values, 1)
-    for chunk in header.grid.weights(units):
-        end = at + len(chunk)
-        flat[chunk] = value_coding.joined(symbols[at:end], low[num_low * at : num_low * end], itemsize)
-        at = end
-    return flat.reshape(header.rows, header.cols)

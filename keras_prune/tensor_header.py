@@ -87,7 +87,7 @@ def read_header(packed: Buffer) -> TensorHeader:
         FormatError: not a packed buffer, another version, or impossible sizes; an array of another shape or type.
         TypeError: not bytes at all.
     """
-    data = memoryview(as_array(packed).tobytes())
+    data = np.ascontiguousarray(as_array(packed)).data
     if len(data) < HEADER.size:
         raise FormatError(f"packed weights: expected at least {HEADER.size} bytes, got {len(data)}: truncated")
     magic, version, *kinds = HEADER.unpack_from(data)[:5]
@@ -107,46 +107,43 @@ def read_header(packed: Buffer) -> TensorHeader:
 
 def _with_sections(data: memoryview, positions: str, *, values: str, element: str) -> TensorHeader:
     """The header, the sections' sizes found and checked."""
-    *_, rows, cols, block_rows, block_cols, num_units, escape, fill, codebook_size, num_bytes, _ = HEADER.unpack_from(
-        data
-    )
-    header = TensorHeader(
-        positions=positions,
-        values=values,
-        element=element,
-        rows=rows,
-        cols=cols,
-        block_rows=block_rows,
-        block_cols=block_cols,
-        num_units=num_units,
-        escape=escape,
-        fill=fill,
-        codebook_size=codebook_size,
-        num_bytes=num_bytes,
-        num_values=0,
-        table_bytes=4 * (max(codebook_size - 1, 0) if values == "codebook" else rows if values == "scaled" else 0),
-        position_bytes=0,
-        symbol_bytes=0,
-        low_bytes=0,
-    )
-    if not _is_consistent(header) or num_bytes != len(data):
+    fields = HEADER.unpack_from(data)[5:-1]
+    names = "rows cols block_rows block_cols num_units escape fill codebook_size num_bytes".split()
+    sizes = dict.fromkeys("num_values table_bytes position_bytes symbol_bytes low_bytes".split(), 0)
+    known = dict(zip(names, fields, strict=True)) | sizes
+    header = TensorHeader(positions=positions, values=values, element=element, **known)
+    if not _is_consistent(header) or header.num_bytes != len(data):
         raise _contradiction(header, len(data))
-    at = HEADER.size + header.table_bytes
-    if at > len(data):
-        raise _contradiction(header, len(data))
+    header = dataclasses.replace(header, table_bytes=_table_bytes(header))
+    rest = data[HEADER.size + header.table_bytes :]
     if positions != "all":
-        stream = entropy_coding.read(data[at:])
+        stream = entropy_coding.read(rest)
         if stream.num_symbols not in _symbols_of_positions(header):
             raise _contradiction(header, len(data))
         header = dataclasses.replace(header, position_bytes=stream.num_bytes)
-    stream = entropy_coding.read(data[at + header.position_bytes :])
+        rest = rest[stream.num_bytes :]
+    stream = entropy_coding.read(rest)
     low_bytes = LOW_BYTES[element] * stream.num_symbols if values == "split" else 0
     header = dataclasses.replace(
         header, num_values=stream.num_symbols, symbol_bytes=stream.num_bytes, low_bytes=low_bytes
     )
-    if at + header.position_bytes + header.symbol_bytes + low_bytes != len(data):
+    if stream.num_bytes + low_bytes != len(rest) or stream.num_symbols not in _values_of_units(header):
         raise _contradiction(header, len(data))
     return header
+
+
+def _table_bytes(header: TensorHeader) -> int:
+    if header.values == "codebook":
+        return 4 * (header.codebook_size - 1)
+    return 4 * header.rows if header.values == "scaled" else 0
+
+
+def _values_of_units(header: TensorHeader) -> range:
+    """How many values the kept units may hold; which it is shows when their positions are known."""
+    weights = header.rows * header.cols
+    if header.positions == "all":
+        return range(weights, weights + 1)
+    return range(header.num_units, min(header.num_units * header.block_rows * header.block_cols, weights) + 1)
 
 
 def _contradiction(header: TensorHeader, length: int) -> FormatError:
@@ -177,12 +174,12 @@ def _is_consistent(header: TensorHeader) -> bool:
     )
 
 
-def checked_header(data: bytes) -> TensorHeader:
+def checked_header(data: memoryview) -> TensorHeader:
     """As `read_header`, and the checksum and the table are right."""
     header = read_header(data)
     expected = struct.unpack_from("<I", data, CRC_OFFSET)[0]
-    body = memoryview(data)[HEADER.size :]
-    if zlib.crc32(body, zlib.crc32(data[:CRC_OFFSET] + bytes(4))) != expected:
+    body = data[HEADER.size :]
+    if zlib.crc32(body, zlib.crc32(bytes(4), zlib.crc32(data[:CRC_OFFSET]))) != expected:
         raise FormatError("packed weights: the checksum does not match; the buffer is corrupt, export it again")
     table = table_of(header, data)
     if not np.isfinite(table).all() or (header.values == "scaled" and np.signbit(table).any()):
@@ -190,6 +187,6 @@ def checked_header(data: bytes) -> TensorHeader:
     return header
 
 
-def table_of(header: TensorHeader, data: bytes) -> np.ndarray:
+def table_of(header: TensorHeader, data: memoryview) -> np.ndarray:
     """The codebook from code 1 on or the scales, float32."""
     return np.frombuffer(data, "<f4", header.table_bytes // 4, HEADER.size).astype(np.float32)

@@ -17,17 +17,21 @@ _BAND_ROWS, _BAND_COLS, _BANDS = 16, 4096, 64  # the sample that blocks are judg
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where the kept weights are.
+    """How a matrix is stored.
 
     Attributes:
-        positions: "all", "gaps" or "bitmap".
+        positions: how kept units are found: "all", "gaps" or "bitmap".
         block: rows and columns of a unit.
         escape: of gaps, 1 to 255; else 0.
+        coder: of the streams, as `entropy_coding.encode` takes it.
+        lane_bits: of the streams, likewise.
     """
 
     positions: str
     block: tuple[int, int] = (1, 1)
     escape: int = 0
+    coder: str | None = None
+    lane_bits: int | None = None
 
 
 def best_layout(mask: np.ndarray, counts: np.ndarray, *, pruned_symbol: int, low_bytes: int) -> Layout:

@@ -60,7 +60,7 @@ class UnitGrid:
         return np.ascontiguousarray(mask).reshape(-1)
 
     def num_weights(self, units: np.ndarray) -> int:
-        """How many weights the units hold; ``units`` as in `weights`."""
+        """How many weights the units hold, (n,) int64 numbers of units."""
         heights = np.minimum(self.block_rows, self.rows - units // self.units_across * self.block_rows)
         widths = np.minimum(self.block_cols, self.cols - units % self.units_across * self.block_cols)
         return int((heights * widths).sum())
@@ -72,14 +72,22 @@ class UnitGrid:
             units: (n,) int64, numbers of units.
 
         Yields:
-            (m,) int64, each time the indices of some whole units.
+            (m,) int64.
         """
-        step = max(1, _CHUNK // (self.block_rows * self.block_cols))
-        for start in range(0, len(units), step):
-            chunk = units[start : start + step]
-            yield chunk if self.block_rows == self.block_cols == 1 else self._weights_of(chunk)
+        if self.block_rows == self.block_cols == 1:
+            yield units
+            return
+        step = _CHUNK // (self.block_rows * self.block_cols)
+        for start in range(0, len(units), max(1, step)):
+            if step > 0:
+                yield self._weights_of(units[start : start + step], 0, self.block_rows)
+                continue
+            lines = max(1, _CHUNK // self.block_cols)  # a large unit, in bands of some lines
+            for first in range(0, self.block_rows, lines):
+                yield self._weights_of(units[start : start + 1], first, min(first + lines, self.block_rows))
 
-    def _weights_of(self, units: np.ndarray) -> np.ndarray:
-        rows = (units // self.units_across * self.block_rows)[:, None, None] + np.arange(self.block_rows)[:, None]
+    def _weights_of(self, units: np.ndarray, first: int, last: int) -> np.ndarray:
+        """Indices of the weights in the units' rows from ``first`` on, up to ``last``."""
+        rows = (units // self.units_across * self.block_rows)[:, None, None] + np.arange(first, last)[:, None]
         cols = (units % self.units_across * self.block_cols)[:, None, None] + np.arange(self.block_cols)
         return (rows * self.cols + cols)[(rows < self.rows) & (cols < self.cols)]

@@ -13,7 +13,7 @@ _CHUNK = 1 << 22  # weights looked at once: bounds the temporary memory
 
 def as_float16(values: np.ndarray) -> np.ndarray | None:
     """The float32 values as float16 where every bit comes back (a NaN's may not on all processors: none are taken)."""
-    flat = np.ascontiguousarray(values).reshape(-1)
+    flat = np.ascontiguousarray(values, np.float32).reshape(-1)
     halves = np.empty(flat.shape, np.float16)
     for start in range(0, len(flat), _CHUNK):
         part = flat[start : start + _CHUNK]
@@ -27,7 +27,7 @@ def as_float16(values: np.ndarray) -> np.ndarray | None:
 
 def few_values(values: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """Codes and codebook of a float32 matrix that has at most 255 values beside +0.0, else nothing."""
-    flat = np.ascontiguousarray(values).reshape(-1).view(np.uint32)
+    flat = np.ascontiguousarray(values, np.float32).reshape(-1).view(np.uint32)
     patterns = np.zeros(1, np.uint32)
     for start in range(0, len(flat), _CHUNK):
         patterns = np.union1d(patterns, flat[start : start + _CHUNK])
