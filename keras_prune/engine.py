@@ -85,7 +85,8 @@ class Engine:
         Args:
             model: the model.
             arrived: called when a state has been loaded, which `begin` then takes over.
-            fit: the `History` of the fit that begins; what an interrupted one has left on the model goes.
+            fit: the `History` of the fit that begins, or another sign of it; what an earlier one that was interrupted
+                has left on the model goes. None: it stays until `release`.
         """
         self.release()
         for state in states(model):
@@ -292,8 +293,12 @@ class Engine:
             most = min(0.8, self.recipe.pattern.max_sparsity)
             schedule = PolynomialDecay(initial_sparsity=found, final_sparsity=max(most, found))
         self.active = schedule.resolve(num_steps)
-        if isinstance(self.recipe.allocation, (allocations.Uniform, allocations.Global, allocations.ERK)):
-            self.recipe.pattern.check_sparsity(self.active.final_sparsity)  # now, not in the middle of the training
+        final, allocation = self.active.final_sparsity, self.recipe.allocation
+        shapes = {path: tuple(variable.shape) for path, variable in self.variables.items()}
+        layers = allocations.known_sparsities(allocation, shapes, final).values() if shapes else ()
+        same = [final] if isinstance(allocation, (allocations.Uniform, allocations.Global)) else []
+        for sparsity in (*same, *layers):
+            self.recipe.pattern.check_sparsity(sparsity)  # now, not in the middle of the training
         self._plan = (num_steps, found)
 
 

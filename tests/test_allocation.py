@@ -24,12 +24,15 @@ from keras_prune.allocation import (
     QualityParameter,
     Uniform,
     kept_count,
+    known_sparsities,
     matches,
     shapes_of,
 )
+from keras_prune.callbacks import PruneCallback
 from keras_prune.criteria import Magnitude, StandardizedMagnitude
 from keras_prune.masks import Recipe, attach, make_mask, mask_sparsity
 from keras_prune.patterns import Balanced, Block, NByM
+from keras_prune.schedules import PolynomialDecay
 
 SCORES = {"a/kernel": np.array([[4.0, 1.0], [2.0, 2.0]]), "b/kernel": np.array([2.0, 3.0, 2.0, 0.0])}
 
@@ -226,6 +229,55 @@ def test_global_with_patterns_of_exact_counts(pattern):
     assert mask_sparsity(layers) == pytest.approx(0.25, abs=0.05)
     Recipe(pattern=NByM(2, 4), allocation=Global()).update(layers, 0.5)
     assert mask_sparsity(layers) == 0.5
+
+
+def test_global_keeps_what_a_pattern_must_keep():
+    """Of a row of 5 inputs 2:4 keeps 3, of 9 it keeps 5: more than half of the weights together."""
+    rng = np.random.default_rng(0)
+    layers = {name: keras.Variable(rng.normal(size=(rows, 4)), name=name) for name, rows in (("a", 5), ("b", 9))}
+    attach(layers)
+    Recipe(pattern=NByM(2, 4), allocation=Global()).update(layers, 0.5)
+    assert [variable.constraint.mask.numpy().sum(axis=0).tolist() for variable in layers.values()] == [[3] * 4, [5] * 4]
+    assert Global()({"a": np.array([np.inf, 1.0, np.inf]), "b": np.array([2.0])}, 0.75, 0.75) == pytest.approx(
+        {"a": 1 / 3, "b": 1.0}
+    )
+
+
+@pytest.mark.parametrize(
+    "allocate", [Uniform(), ERK(), PerLayer({"fc1": 0.5}), Exempt(), FromSensitivity({"fc1": [(0, 1), (0.9, 1)]})]
+)
+def test_what_shapes_tell_before_training(allocate):
+    assert known_sparsities(allocate, LENET, 0.8) == allocate(Shapes(LENET), 0.8, 0.8)
+
+
+def test_what_shapes_do_not_tell():
+    assert known_sparsities(Global(), LENET, 0.8) == {}
+    assert known_sparsities(Exempt("global"), LENET, 0.8) == {}
+    assert known_sparsities(QualityParameter(1.0), LENET, 0.8) == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pattern": NByM(2, 4), "allocation": "erk"}, r"NByM.*expected a sparsity up to 0\.5, got 0\.55"),
+        ({"pattern": Balanced(2), "allocation": {"b": 0.7}}, r"Balanced.*expected a sparsity up to 0\.5, got 0\.7"),
+        (
+            {"allocation": FromSensitivity({"a": [(0, 1), (0.3, 1)]})},
+            r"a sparsity up to 0\.3000, what the scan reaches",
+        ),
+        ({"allocation": {"c": 0.5}}, r"PerLayer: expected names.*got 'c'"),
+    ],
+)
+def test_what_cannot_be_reached_is_said_before_training(options, message):
+    layers = [keras.layers.Dense(40, name="a"), keras.layers.Dense(4, name="b")]
+    model = keras.Sequential([keras.Input((40,)), *layers])
+    model.compile("sgd", "mse")
+    batches = []
+    watch = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: batches.append(batch))
+    callback = PruneCallback(PolynomialDecay(0.0, 0.5, begin_step=2, end_step=8, frequency=1), **options)
+    with pytest.raises(ValueError, match=message):
+        model.fit(np.ones((8, 40)), np.ones((8, 4)), batch_size=1, verbose=0, callbacks=[callback, watch])
+    assert not batches
 
 
 def test_shapes_are_known_without_scores():

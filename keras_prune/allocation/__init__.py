@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from keras_prune.allocation.base import Allocation, check_keys, matches, shapes_of
+from keras_prune.allocation.base import Allocation, check_keys, known_sparsities, matches, shapes_of
 from keras_prune.allocation.common import Global
 from keras_prune.allocation.erk import ERK
 from keras_prune.allocation.exempt import Exempt
@@ -30,6 +30,7 @@ __all__ = [
     "check_keys",
     "get",
     "kept_count",
+    "known_sparsities",
     "matches",
     "select_highest",
     "shapes_of",

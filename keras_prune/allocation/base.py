@@ -66,6 +66,48 @@ def shapes_of(scores: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
     return {path: np.shape(scores[path]) for path in scores} if shapes is None else dict(shapes)
 
 
+class _NeedsScoresError(Exception):
+    """Scores were asked for where only shapes are known."""
+
+
+class _Shapes(Mapping[str, np.ndarray]):
+    """Stands for scores that nobody has computed."""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self.shapes = shapes
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+    def __getitem__(self, path: str) -> np.ndarray:
+        raise _NeedsScoresError(path)
+
+
+def known_sparsities(
+    allocation: Allocation, shapes: Mapping[str, tuple[int, ...]], final_sparsity: float
+) -> dict[str, float]:
+    """The layers' last sparsities, as far as shapes alone tell them: before training has begun.
+
+    Args:
+        allocation: how the target is shared.
+        shapes: each weight's path -> its shape.
+        final_sparsity: the schedule's last target, in [0, 1).
+
+    Returns:
+        Each weight's path -> its sparsity; empty where the scores decide.
+
+    Raises:
+        ValueError: the allocation cannot have this target, or names a layer that is not there.
+    """
+    try:
+        return allocation(_Shapes(shapes), final_sparsity, final_sparsity)
+    except _NeedsScoresError:
+        return {}
+
+
 class Some(Mapping[str, np.ndarray]):
     """The scores of some of the weights."""
 

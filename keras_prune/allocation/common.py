@@ -16,7 +16,8 @@ class Global(Allocation):
     """One threshold for all layers: the highest scores of the whole model are kept, wherever they are.
 
     Exactly ``round(size * (1 - s(t)))`` weights are kept; of equal scores those that come first, in the order of the
-    layers and then row-major. A layer whose scores are all low can lose every weight.
+    layers and then row-major. A layer whose scores are all low can lose every weight. Infinite scores are kept even
+    where they are more than that: so `NByM` marks what it must keep.
 
     Example:
         >>> import numpy as np
@@ -29,6 +30,8 @@ class Global(Allocation):
         del final_sparsity
         names = list(scores)
         flat = [np.asarray(scores[name], np.float32).reshape(-1) for name in names]
-        keep = select_highest(np.concatenate(flat), kept_count(sum(map(len, flat)), sparsity))
+        together = np.concatenate(flat)
+        kept = max(kept_count(len(together), sparsity), int(np.count_nonzero(together == np.inf)))
+        keep = select_highest(together, kept)
         parts = np.split(keep, np.cumsum([len(part) for part in flat])[:-1])
         return {name: 1.0 - int(np.count_nonzero(part)) / len(part) for name, part in zip(names, parts, strict=True)}
