@@ -112,7 +112,7 @@ class PruneCallback(keras.callbacks.Callback):
         check_model(model)
         super().set_model(model)
         # Before any callback's on_train_begin, so that BackupAndRestore finds it in either order of callbacks.
-        self.engine.adopt(model, fit=getattr(model, "history", None))
+        self.engine.adopt(model, fit=getattr(model, "history", False))
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Gives the model its masks, and has its training step compiled anew if it was compiled without them."""

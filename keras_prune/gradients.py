@@ -170,6 +170,9 @@ def gather_on(model: Any, gradients: Gradients, data: Any) -> None:
 
 
 def _batches(data: Any) -> Iterable[Any]:
+    if not 2 <= len(data) <= 3 if isinstance(data, tuple) else hasattr(data, "shape"):
+        got = f"a tuple of {len(data)}" if isinstance(data, tuple) else f"an array of shape {tuple(data.shape)}"
+        raise ValueError(f"data: expected (x, y), (x, y, sample_weight) or batches of these, got {got}; give targets")
     if isinstance(data, tuple):
         return tf.data.Dataset.from_tensor_slices(data).batch(32)
     if isinstance(data, keras.utils.PyDataset):

@@ -144,7 +144,7 @@ def prunable(model: Any, layers: Layers = None) -> dict[str, Any]:
         ValueError: nothing is left, a name is not in the model, or factors of LoRA are among them.
     """
     found = {path: v for path, v in named(model, model.trainable_variables).items() if is_kernel(v)}
-    if callable(layers):
+    if callable(layers) and not isinstance(layers, keras.Layer):
         chosen = {path: variable for path, variable in found.items() if layers(variable)}
     elif layers is None:
         chosen = found
@@ -161,9 +161,9 @@ def prunable(model: Any, layers: Layers = None) -> dict[str, Any]:
     factors = [path for path, variable in chosen.items() if variable.name.startswith("lora_")]
     if factors:  # zeros in them make none in the kernel, to which their product is added
         raise ValueError(
-            f"layers: expected weights of their layers, got factors of LoRA: {', '.join(factors)}; make the model again "
-            "without enable_lora and load this one's saved weights, into which Keras merges them, or leave them out: "
-            "layers=lambda variable: not variable.name.startswith('lora_')"
+            f"layers: expected weights of their layers, got factors of LoRA: {', '.join(factors)}; make the model "
+            "again without enable_lora and load this one's saved weights, into which Keras merges them, or leave them "
+            "out: layers=lambda variable: not variable.name.startswith('lora_')"
         )
     return chosen
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
+import keras
+
 from keras_prune.engine import Engine, recipe_of
 from keras_prune.gradients import innermost, optimizers_of
 from keras_prune.masks import apply_masks, check_model, reset_train_function
+from keras_prune.schedules import check_step
 
 
 class Pruner:
@@ -54,6 +57,12 @@ class Pruner:
         check_model(model)
         if not model.built and not model.trainable_variables:
             raise ValueError("Pruner: expected a model that has weights, got one not built; call it on a batch of data")
+        num_steps = check_step("Pruner.num_steps", num_steps, least=1)
+        if optimizer is not None and not isinstance(optimizer, keras.optimizers.Optimizer):
+            raise TypeError(
+                f"Pruner.optimizer: expected the Keras optimizer whose apply the loop calls, got {optimizer!r}; leave "
+                "it out for one of another kind, and call step() after each of its steps"
+            )
         self._engine = _engine(schedule, **options)
         self._engine.adopt(model, self._take_over)
         new = self._engine.attach(model)

@@ -51,7 +51,8 @@ def lookup(identifier: Any, known: Sequence[type], what: str) -> Any:
     """Makes an object from its name, its class or its configuration; returns any other object as it is.
 
     Args:
-        identifier: ``"snake_case"`` or ``"ClassName"``, a class, ``{"class_name": ..., "config": ...}`` or an object.
+        identifier: ``"snake_case"``, ``"ClassName"`` or ``"lowercase"``, a class, an object, or
+            ``{"class_name": ..., "config": ...}``.
         known: the classes that a name may stand for.
         what: the kind of object, for error messages, such as ``"criterion"``.
 
@@ -69,7 +70,7 @@ def lookup(identifier: Any, known: Sequence[type], what: str) -> Any:
     if not isinstance(identifier, str):
         return identifier
     for cls in known:
-        if identifier.rpartition(">")[2] in (cls.__name__, snake_case(cls.__name__)):
+        if identifier.rpartition(">")[2].replace("_", "").lower() == cls.__name__.lower():
             return _make(cls, config, what)
     names = ", ".join(repr(snake_case(cls.__name__)) for cls in known)
     raise ValueError(f"{what}: expected one of {names} or an object, got {identifier!r}")

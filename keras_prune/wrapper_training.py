@@ -42,6 +42,10 @@ def wrapper_callbacks(model: Any) -> list[PruneCallback]:
         [0.5]
     """
     check_model(model)
+    if not model.built and not model.variables:
+        raise ValueError(
+            "wrapper_callbacks: expected a model that has weights, got one not built; call it on a batch of data"
+        )
     groups: list[tuple[Any, set[int]]] = []
     for wrapper in wrappers(model):
         settings = (wrapper.schedule, wrapper.criterion, wrapper.pattern)

@@ -70,7 +70,7 @@ class Prune(keras.layers.Wrapper):
         *,
         criterion: Any = "magnitude",
         pattern: Any = "unstructured",
-        kernels: Sequence[str | int] | None = None,
+        kernels: Sequence[str | int] | str | int | None = None,
         **kwargs: Any,
     ) -> None:
         if not isinstance(layer, keras.Layer) or isinstance(layer, Prune):
@@ -84,7 +84,7 @@ class Prune(keras.layers.Wrapper):
         self.schedule = None if schedule is None else schedules_lib.get(schedule)
         self.criterion = criteria.get(criterion)
         self.pattern = patterns.get(pattern)
-        self.kernels = None if kernels is None else list(kernels)
+        self.kernels = None if kernels is None else [kernels] if isinstance(kernels, str | int) else list(kernels)
         self.supports_masking = layer.supports_masking
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -83,6 +83,42 @@ CASES = {
         ValueError,
         r"layers: expected names .* got 'conv'; this model has",
     ),
+    "a text for a sparsity": (
+        lambda: keras_prune.prune(network(), "0.5"),
+        ValueError,
+        r"sparsity: expected.*got '0\.5'",
+    ),
+    "a layer for its name": (
+        lambda: keras_prune.prune(network(), 0.5, layers=network().layers[0]),
+        TypeError,
+        r"layers: expected None, a name or regular expression.*got <Dense name=hidden",
+    ),
+    "no steps": (
+        lambda: Pruner(network(), num_steps=0),
+        ValueError,
+        r"Pruner\.num_steps: expected a whole number of training steps \(batches\) >= 1, got 0",
+    ),
+    "half a step": (lambda: Pruner(network(), num_steps=1.5), ValueError, r"num_steps: expected a whole.*got 1\.5"),
+    "the name of an optimizer": (
+        lambda: Pruner(network(), num_steps=4, optimizer="adam"),
+        TypeError,
+        r"Pruner\.optimizer: expected the Keras optimizer whose apply the loop calls, got 'adam'",
+    ),
+    "wrappers of a model not built": (
+        lambda: keras_prune.wrapper_callbacks(keras.Sequential([keras_prune.Prune(layers.Dense(3), 0.5)])),
+        ValueError,
+        r"wrapper_callbacks: expected a model that has weights, got one not built; call it on a batch of data",
+    ),
+    "data without targets": (
+        lambda: keras_prune.prune(network(), 0.5, criterion="taylor", data=X),
+        ValueError,
+        r"data: expected \(x, y\).*or batches of these, got an array of shape \(8, 4\); give targets",
+    ),
+    "a tuple without targets": (
+        lambda: keras_prune.prune(network(), 0.5, criterion="taylor", data=(X,)),
+        ValueError,
+        r"data: expected \(x, y\).*got a tuple of 1; give targets",
+    ),
     "tf_keras in prune": (
         lambda: keras_prune.prune(Legacy(), 0.5),
         TypeError,

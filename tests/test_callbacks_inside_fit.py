@@ -114,6 +114,16 @@ def test_the_next_fit_takes_off_what_an_interrupted_one_left():
     assert not [name for name in vars(model) if name.startswith("keras_prune")]
 
 
+def test_a_callback_of_evaluate_leaves_nothing_for_the_next_fit():
+    model, seen = network(), []
+    model.evaluate(X, Y, verbose=0, callbacks=[keras_prune.PruneCallback()])
+    look = keras.callbacks.LambdaCallback(
+        on_train_begin=lambda logs: seen.extend(name for name in vars(model) if name.startswith("keras_prune"))
+    )
+    model.fit(X, Y, callbacks=[keras_prune.PruneCallback(), look], **FIT)
+    assert seen == ["keras_prune_state_0"]
+
+
 def test_a_pruner_beside_a_callback_is_refused():
     model = network()
     pruner = keras_prune.Pruner(model, keras_prune.ConstantSparsity(0.5))

@@ -205,10 +205,12 @@ def test_constraint_is_a_public_keras_constraint():
 
 def test_factors_of_lora_are_refused():
     """Zeros in them make none in the layer's kernel, to which Keras adds their product."""
-    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(8, name="hidden"), keras.layers.Dense(3)])
+    model = keras.Sequential(
+        [keras.Input((6,)), keras.layers.Dense(8, name="hidden"), keras.layers.Dense(3, name="out")]
+    )
     model.layers[0].enable_lora(2)
     message = r"layers: expected weights of their layers.*factors of LoRA: hidden/lora_kernel_a.*without enable_lora"
     with pytest.raises(ValueError, match=message):
         prunable(model)
     kernels = prunable(model, lambda variable: not variable.name.startswith("lora_"))
-    assert list(kernels) == ["dense/kernel"]
+    assert list(kernels) == ["out/kernel"]

@@ -168,7 +168,7 @@ def test_regrow_refuses_what_it_cannot_do():
     with pytest.raises(ValueError, match=r"regrow: expected a pattern of free units"):
         PruneCallback(regrow="set", pattern=NByM(2, 4))
     with pytest.raises(ValueError, match=r"expected a criterion without gradients.*got criterion=Taylor\(\)"):
-        PruneCallback(regrow="rig_l", criterion=Taylor())
+        PruneCallback(regrow="rigl", criterion=Taylor())
     PruneCallback(regrow="set", criterion=Taylor())
 
 

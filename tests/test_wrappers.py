@@ -119,6 +119,7 @@ def test_only_the_chosen_kernels():
     wrapper = Prune(layers.SeparableConv1D(3, 2), kernels=["pointwise_kernel"])
     wrapper.build((None, 6, 4))
     assert list(wrapper.masks) == ["pointwise_kernel_mask"]
+    assert Prune(layers.Dense(3), kernels="kernel").kernels == ["kernel"]
     with pytest.raises(ValueError, match=r"Prune\.kernels: expected weights of 'd': \['kernel', 'bias'\], got \['x'\]"):
         Prune(layers.Dense(3, name="d"), kernels=["x"]).build((None, 4))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from keras_prune.registry import lookup
-from keras_prune.schedules.base import Schedule, check_sparsity
+from keras_prune.schedules.base import Schedule, check_sparsity, check_step
 from keras_prune.schedules.ramps import CosineSparsity, ExponentialSparsity, PolynomialDecay
 from keras_prune.schedules.stages import ConstantSparsity, OneShot, PruningRounds, StepTable
 
@@ -20,6 +20,7 @@ __all__ = [
     "Schedule",
     "StepTable",
     "check_sparsity",
+    "check_step",
     "get",
 ]
 

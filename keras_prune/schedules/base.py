@@ -11,7 +11,7 @@ from keras_prune.registry import Value
 def check_sparsity(name: str, sparsity: Any) -> None:
     """Raises ValueError unless `sparsity` is a number in [0, 1)."""
     try:
-        valid = 0.0 <= float(sparsity) < 1.0
+        valid = not isinstance(sparsity, str) and 0.0 <= float(sparsity) < 1.0
     except (TypeError, ValueError):
         valid = False
     if not valid:
