@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_prune import allocation as allocations
-from keras_prune.masks import check_model, mask_sparsity, prunable
+from keras_prune.masks import apply_masks, check_model, mask_sparsity, prunable
 from keras_prune.schedules import check_sparsity
 from keras_prune.surgery import prune
 
@@ -120,7 +120,7 @@ def iterative_prune(
         What happened in each round.
 
     Raises:
-        TypeError: not a Keras 3 model, or its learning rate is a schedule.
+        TypeError: not a Keras 3 model, no arguments of ``fit``, or its learning rate is a schedule.
         ValueError: no target, targets that fall or are outside [0, 1), a model that is not compiled.
 
     Example:
@@ -131,6 +131,8 @@ def iterative_prune(
     (https://arxiv.org/abs/1506.02626).
     """
     check_model(model)
+    if not isinstance(fit, Mapping):
+        raise TypeError(f"fit: expected arguments of model.fit, such as dict(x=x, y=y, epochs=5), got {fit!r}")
     _check_sparsities(sparsities)
     rate = _learning_rate(model)
     if not learning_rate_factor > 0:
@@ -149,6 +151,7 @@ def iterative_prune(
                     f"{rate * learning_rate_factor:.3g}"
                 )
             history = model.fit(**_with_plateau(fit, patience, monitor))
+            apply_masks(prunable(model, options.get("layers")))  # Keras overwrites weights with averages of them
             rounds.append(Round(reached, rate * learning_rate_factor, dict(history.history)))
     finally:
         model.optimizer.learning_rate = rate
@@ -207,7 +210,7 @@ def _with_plateau(fit: Mapping[str, Any], patience: int | None, monitor: str | N
         monitor = "val_loss" if validated else "loss"
     # Every state that could be restored was reached under this round's masks, so its zeros are in it.
     stop = keras.callbacks.EarlyStopping(monitor, patience=patience, restore_best_weights=True)
-    return {**fit, "callbacks": [*(fit.get("callbacks") or ()), stop]}
+    return {**fit, "callbacks": [*keras.tree.flatten(fit.get("callbacks") or []), stop]}
 
 
 def _say(text: str) -> None:

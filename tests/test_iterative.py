@@ -154,6 +154,20 @@ def test_wrong_arguments():
         iterative_prune(keras.Sequential([keras.Input((4,)), keras.layers.Dense(4)]), fit(), sparsities=[0.9])
 
 
+def test_what_fit_may_be():
+    with pytest.raises(TypeError, match=r"fit: expected arguments of model.fit, such as dict\(x=x.*got 3"):
+        iterative_prune(model_of(), 3, sparsities=[0.5])
+    one = keras.callbacks.TerminateOnNaN()  # Keras takes it without a list, too
+    assert len(iterative_prune(model_of(), fit(callbacks=one), sparsities=[0.5], patience=1)) == 1
+
+
+def test_zeros_after_a_fit_that_moves_them():
+    model = model_of()
+    stray = keras.callbacks.LambdaCallback(on_train_end=lambda logs: model.layers[0].kernel.assign(np.ones((10, 20))))
+    iterative_prune(model, fit(callbacks=[stray]), sparsities=[0.5, 0.75])
+    assert kept(model) == [50, 5]
+
+
 def test_the_allocation_is_asked_about_the_criterion():
     options = {"allocation": keras_prune.QualityParameter(1.0)}
     with pytest.raises(ValueError, match=r"QualityParameter: expected scores in standard deviations"):

@@ -94,6 +94,19 @@ def test_the_best_accepted_state_holds_its_zeros_in_further_training():
     assert zeros(model) == pytest.approx(found.sparsity)
 
 
+def test_training_that_moves_pruned_weights():
+    model = model_of()
+
+    def fit(model):
+        for layer in model.layers:
+            layer.kernel.assign(layer.kernel + 1)
+
+    found = find_sparsity(model, zeros, fit=fit, accuracy_drop=0.0, tolerance=0.3)
+    assert [(trial.sparsity, trial.accuracy) for trial in found.trials] == [(0.5, 0.5), (0.75, 0.75)]
+    assert isinstance(found.sparsity, float)
+    assert "np." not in repr(found)
+
+
 def test_same_seed_same_result():
     def run(seed):
         model = model_of()

@@ -16,7 +16,7 @@ from keras_prune import patterns
 from keras_prune.allocation import Allocation
 from keras_prune.analysis.judge import judge
 from keras_prune.criteria.standardized_magnitude import standard_deviation
-from keras_prune.masks import check_model, mask_constraint, named, prunable
+from keras_prune.masks import apply_masks, check_model, mask_constraint, named, prunable
 from keras_prune.surgery import prune
 
 # Accuracies are float32: one that is just at the limit may lie below it by its rounding.
@@ -224,7 +224,7 @@ class _Exactly(Allocation):
 
 def _zero_fraction(variables: Mapping[str, Any]) -> float:
     values = [variable.numpy() for variable in variables.values()]
-    return 1 - sum(map(np.count_nonzero, values)) / sum(value.size for value in values)
+    return 1 - int(sum(map(np.count_nonzero, values))) / sum(value.size for value in values)
 
 
 def _float32(variable: Any) -> np.ndarray:
@@ -253,6 +253,7 @@ class _Search:
             cut()
             keras.utils.set_random_seed(self.seed)
             self._train()
+            apply_masks(self.variables)  # a loop by hand, or averages of weights, may have moved pruned ones
             accuracy, sparsity = self.score(self.model), _zero_fraction(self.variables)
             accepted = accuracy >= least - _ROUNDING
             self.trials.append(Trial(*trial, sparsity, accuracy, accepted))
