@@ -79,8 +79,8 @@ Status ParseStream(const uint8_t* data, size_t num_bytes, SymbolStream* stream) 
 SymbolReader::SymbolReader(const SymbolStream& stream)
     : stream_(stream), left_(stream.num_symbols), next_(stream.payload) {
   const bool rans = stream.coder == Coder::kRans;
-  end_ = next_ + (rans ? 2 * size_t{stream.num_words}
-                       : static_cast<size_t>(StreamBytes(stream.num_symbols, stream.bits)));
+  end_ =
+      next_ + (rans ? 2 * size_t{stream.num_words} : static_cast<size_t>(StreamBytes(stream.num_symbols, stream.bits)));
   for (uint32_t lane = 0; lane < kMaxLanes; ++lane) {
     states_[lane] = rans && lane < 1u << stream.lanes_log2 ? Load32(stream.states + 4 * lane) : kSmallestState;
   }
@@ -153,13 +153,27 @@ Status SymbolReader::Read(uint32_t count, uint8_t* symbols) {
     status = ReadFixed(count, symbols);
   } else {
     switch (stream_.lanes_log2) {
-      case 0: status = ReadRans<1>(count, symbols); break;
-      case 1: status = ReadRans<2>(count, symbols); break;
-      case 2: status = ReadRans<4>(count, symbols); break;
-      case 3: status = ReadRans<8>(count, symbols); break;
-      case 4: status = ReadRans<16>(count, symbols); break;
-      case 5: status = ReadRans<32>(count, symbols); break;
-      default: status = ReadRans<64>(count, symbols); break;
+      case 0:
+        status = ReadRans<1>(count, symbols);
+        break;
+      case 1:
+        status = ReadRans<2>(count, symbols);
+        break;
+      case 2:
+        status = ReadRans<4>(count, symbols);
+        break;
+      case 3:
+        status = ReadRans<8>(count, symbols);
+        break;
+      case 4:
+        status = ReadRans<16>(count, symbols);
+        break;
+      case 5:
+        status = ReadRans<32>(count, symbols);
+        break;
+      default:
+        status = ReadRans<64>(count, symbols);
+        break;
     }
   }
   left_ -= count;

@@ -11,7 +11,7 @@
 
 namespace keras_prune {
 
-constexpr uint32_t kFrequencyBits = 14;    // of the sum of all frequencies
+constexpr uint32_t kFrequencyBits = 14;        // of the sum of all frequencies
 constexpr uint32_t kSmallestState = 1u << 16;  // of a lane, after every symbol
 constexpr uint32_t kMaxLanes = 64;
 
@@ -42,8 +42,8 @@ class SymbolReader {
 
   uint32_t left() const { return left_; }
 
-  // The next `count` symbols, at most left(): a multiple of kMaxLanes, except at the end of the stream. Refuses a stream
-  // that has too few words.
+  // The next `count` symbols, at most left(): a multiple of kMaxLanes, except at the end of the stream. Refuses a
+  // stream that has too few words.
   Status Read(uint32_t count, uint8_t* symbols);
 
   // After the last symbol: every word was read and every lane is where the encoder began; padding bits are zero.

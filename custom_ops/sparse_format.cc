@@ -50,8 +50,8 @@ Status ParseHeader(const uint8_t* data, size_t num_bytes, PackedView* view) {
   const uint64_t weights = uint64_t{view->rows} * view->cols;
   if (data[7] != 0 || view->gap_bits < 4 || view->gap_bits > 8 || view->code_bits < 2 || view->code_bits > 8 ||
       weights == 0 || weights >> 32 != 0 || view->rows > kMaxSide || view->cols > kMaxSide ||
-      view->num_kept > view->num_entries || view->num_entries > weights ||
-      view->codebook_size < 1 || view->codebook_size > 1u << view->code_bits) {
+      view->num_kept > view->num_entries || view->num_entries > weights || view->codebook_size < 1 ||
+      view->codebook_size > 1u << view->code_bits) {
     return Status::kBadSizes;
   }
   const uint64_t codebook_bytes = 4 * uint64_t{view->codebook_size - 1};

@@ -29,8 +29,8 @@ class PositionReader {
       const uint32_t most = kind_ == Positions::kGaps ? kChunk : kChunk / 8;
       const uint32_t size = reader_.left() < most ? reader_.left() : most;
       Status status = reader_.Read(size, symbols_);
-      if (status == Status::kOk) status = kind_ == Positions::kGaps ? FromGaps(size, positions, count)
-                                                                    : FromBitmap(size, positions, count);
+      if (status == Status::kOk)
+        status = kind_ == Positions::kGaps ? FromGaps(size, positions, count) : FromBitmap(size, positions, count);
       if (status != Status::kOk) return status;
     }
     read_ += *count;
@@ -94,7 +94,7 @@ class ValueReader {
  public:
   explicit ValueReader(const TensorView& view) : view_(view), reader_(view.symbol_stream), low_(view.low) {
     for (uint32_t code = 0; code < 256; ++code) {
-      table_[code] = view.values == Values::kScaled ? static_cast<float>(static_cast<int8_t>(code))
+      table_[code] = view.values == Values::kScaled            ? static_cast<float>(static_cast<int8_t>(code))
                      : code == 0 || code >= view.codebook_size ? 0.0f
                                                                : FloatFromBits(Load32(view.table + 4 * (code - 1)));
     }

@@ -23,8 +23,9 @@ bool HeaderIsValid(const uint8_t* data, const TensorView& v) {
   const uint64_t units = NumUnits(v);
   const bool is_float = v.element <= ElementType::kFloat16, is_codebook = v.values == Values::kCodebook;
   return (v.values == Values::kSplit || v.element == ElementType::kFloat32) && v.num_units <= units &&
-         (v.positions != Positions::kAll || v.num_units == units) && (v.escape != 0) == (v.positions == Positions::kGaps) &&
-         (v.fill == 0 || !is_float) && (is_codebook ? v.codebook_size >= 1 && v.codebook_size <= 256 : v.codebook_size == 0);
+         (v.positions != Positions::kAll || v.num_units == units) &&
+         (v.escape != 0) == (v.positions == Positions::kGaps) && (v.fill == 0 || !is_float) &&
+         (is_codebook ? v.codebook_size >= 1 && v.codebook_size <= 256 : v.codebook_size == 0);
 }
 
 // Reads the head's fields.
@@ -56,9 +57,9 @@ Status ParsePositions(const uint8_t** at, const uint8_t* end, TensorView* v) {
   if (status != Status::kOk) return status;
   *at += v->position_stream.num_bytes;
   const uint64_t units = NumUnits(*v), symbols = v->position_stream.num_symbols;
-  const bool fits = v->positions == Positions::kBitmap ? symbols == (units + 7) / 8
-                                                       : symbols >= v->num_units && symbols <= units &&
-                                                             (v->num_units != 0 || symbols == 0);
+  const bool fits = v->positions == Positions::kBitmap
+                        ? symbols == (units + 7) / 8
+                        : symbols >= v->num_units && symbols <= units && (v->num_units != 0 || symbols == 0);
   return fits ? Status::kOk : Status::kBadSizes;
 }
 
@@ -102,8 +103,8 @@ uint64_t NumUnits(const TensorView& view) {
 }
 
 int FormatVersion(const uint8_t* data, size_t num_bytes) {
-  const bool begins = data != nullptr && num_bytes >= 5 && data[0] == 'K' && data[1] == 'P' && data[2] == 'R' &&
-                      data[3] == 'I';
+  const bool begins =
+      data != nullptr && num_bytes >= 5 && data[0] == 'K' && data[1] == 'P' && data[2] == 'R' && data[3] == 'I';
   return begins ? data[4] : 0;
 }
 

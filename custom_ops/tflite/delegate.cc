@@ -4,42 +4,51 @@
 #include <string.h>
 
 #include "packed_fc.h"
+#include "unpack.h"
 
 namespace keras_prune {
 namespace {
 
-// Collects the indices of the packed operators; the runtime's plan is not valid after the next call, hence the copy.
-TfLiteStatus FindPackedNodes(TfLiteContext* context, int** nodes, int* count) {
+bool IsNamed(const TfLiteRegistration& registration, const char* name) {
+  return registration.builtin_code == kTfLiteBuiltinCustom && registration.custom_name != nullptr &&
+         strcmp(registration.custom_name, name) == 0;
+}
+
+// The runtime's plan is not valid after the next call, hence the copy.
+TfLiteStatus CopyPlan(TfLiteContext* context, int** nodes, int* count) {
   TfLiteIntArray* plan;
   if (context->GetExecutionPlan(context, &plan) != kTfLiteOk) return kTfLiteError;
-  const int size = plan->size;
-  *count = 0;
-  *nodes = static_cast<int*>(malloc(sizeof(int) * (size + 1)));
+  *count = plan->size;
+  *nodes = static_cast<int*>(malloc(sizeof(int) * (static_cast<size_t>(plan->size) + 1)));
   if (*nodes == nullptr) return kTfLiteError;
-  memcpy(*nodes, plan->data, sizeof(int) * size);
-  for (int i = 0; i < size; ++i) {
-    TfLiteNode* node;
-    TfLiteRegistration* registration;
-    if (context->GetNodeAndRegistration(context, (*nodes)[i], &node, &registration) != kTfLiteOk) return kTfLiteError;
-    if (registration->builtin_code == kTfLiteBuiltinCustom && registration->custom_name != nullptr &&
-        strcmp(registration->custom_name, kPackedFcName) == 0) {
-      (*nodes)[(*count)++] = (*nodes)[i];
-    }
-  }
+  memcpy(*nodes, plan->data, sizeof(int) * static_cast<size_t>(plan->size));
   return kTfLiteOk;
 }
 
 // One subset for each node: each becomes a kernel of its own, in its place in the plan.
+TfLiteStatus TakeNode(TfLiteContext* context, TfLiteDelegate* delegate, int index) {
+  TfLiteNode* node;
+  TfLiteRegistration* registration;
+  if (context->GetNodeAndRegistration(context, index, &node, &registration) != kTfLiteOk) return kTfLiteError;
+  const bool unpacks = IsNamed(*registration, kUnpackName);
+  if (!unpacks && !IsNamed(*registration, kPackedFcName)) return kTfLiteOk;
+  const TfLiteIntArray one = {1, {index}};
+  if (context->ReplaceNodeSubsetsWithDelegateKernels(context, unpacks ? UnpackRegistration() : PackedFcRegistration(),
+                                                     &one, delegate) != kTfLiteOk ||
+      context->GetNodeAndRegistration(context, index, &node, &registration) != kTfLiteOk) {
+    return kTfLiteError;
+  }
+  // Other delegates look at the weights before the runtime prepares anything: it must not come to that without them.
+  return !unpacks || IsUnpacked(context, *node) ? kTfLiteOk : kTfLiteError;
+}
+
 TfLiteStatus PrepareDelegate(TfLiteContext* context, TfLiteDelegate* delegate) {
   int* nodes = nullptr;
   int count = 0;
-  TfLiteStatus status = FindPackedNodes(context, &nodes, &count);
-  for (int i = 0; i < count && status == kTfLiteOk; ++i) {
-    const TfLiteIntArray one = {1, {nodes[i]}};
-    status = context->ReplaceNodeSubsetsWithDelegateKernels(context, PackedFcRegistration(), &one, delegate);
-  }
+  TfLiteStatus status = CopyPlan(context, &nodes, &count);
+  for (int i = 0; i < count && status == kTfLiteOk; ++i) status = TakeNode(context, delegate, nodes[i]);
   free(nodes);
-  if (status != kTfLiteOk) context->ReportError(context, "keras_prune delegate: the graph's plan could not be changed");
+  if (status != kTfLiteOk) context->ReportError(context, "keras_prune delegate: the packed operators were not taken");
   return status;
 }
 

@@ -2,13 +2,13 @@
 
 #include <limits.h>
 #include <stdlib.h>
-#include <string.h>
+
+#include "../tensor_format.h"
+#include "checks.h"
 
 namespace keras_prune {
 namespace {
 
-constexpr int kOptionsBytes = 8;
-constexpr uint8_t kOptionsVersion = 1;
 constexpr uint8_t kKeepNumDims = 1;
 
 // One operator of the file, and its layout once it is prepared.
@@ -16,8 +16,7 @@ struct PackedFc {
   Isa isa;
   int num_inputs, num_outputs;
   int x, packed, bias, y;  // tensor indices; bias may be kTfLiteOptionalTensor
-  int options_size;
-  uint8_t options[kOptionsBytes];
+  Options options;
   FcLayout* layout;
   const void* layout_data;  // the packed bytes that the layout was made from
   size_t layout_bytes;
@@ -25,16 +24,7 @@ struct PackedFc {
   float low, high;
 };
 
-// Reports what was expected, what came and what to do, and leaves the function.
-#define KP_REQUIRE(condition, ...)                                             \
-  do {                                                                         \
-    if (!(condition)) {                                                        \
-      context->ReportError(context, "KerasPruneFullyConnected: " __VA_ARGS__); \
-      return kTfLiteError;                                                     \
-    }                                                                          \
-  } while (false)
-
-const char* NameOf(const TfLiteTensor& tensor) { return tensor.name != nullptr ? tensor.name : "(no name)"; }
+#define KP_REQUIRE(condition, ...) KP_CHECK(condition, "KerasPruneFullyConnected: " __VA_ARGS__)
 
 void* Init(TfLiteContext* context, const char* buffer, size_t) {
   const auto* params = reinterpret_cast<const TfLiteDelegateParams*>(buffer);
@@ -53,8 +43,7 @@ void* Init(TfLiteContext* context, const char* buffer, size_t) {
   op->packed = op->num_inputs > 1 ? node->inputs->data[1] : kTfLiteOptionalTensor;
   op->bias = op->num_inputs > 2 ? node->inputs->data[2] : kTfLiteOptionalTensor;
   op->y = op->num_outputs > 0 ? node->outputs->data[0] : kTfLiteOptionalTensor;
-  op->options_size = node->custom_initial_data != nullptr ? node->custom_initial_data_size : 0;
-  if (op->options_size == kOptionsBytes) memcpy(op->options, node->custom_initial_data, kOptionsBytes);
+  op->options = ReadOptions(*node);
   return op;
 }
 
@@ -65,14 +54,9 @@ void Free(TfLiteContext*, void* buffer) {
   free(op);
 }
 
-TfLiteStatus ReadOptions(TfLiteContext* context, PackedFc* op) {
-  KP_REQUIRE(op->options_size == kOptionsBytes, "expected %d bytes of options, got %d; export the model again",
-             kOptionsBytes, op->options_size);
-  const uint8_t* o = op->options;
-  KP_REQUIRE(o[0] == kOptionsVersion, "expected options version %d, got %d; install a keras_prune that reads it",
-             kOptionsVersion, o[0]);
-  const uint32_t crc = uint32_t{o[4]} | uint32_t{o[5]} << 8 | uint32_t{o[6]} << 16 | uint32_t{o[7]} << 24;
-  KP_REQUIRE(crc == Crc32(0, o, 4), "the options' checksum does not match (corrupt); export the model again");
+TfLiteStatus ReadActivation(TfLiteContext* context, PackedFc* op) {
+  if (CheckOptions(context, kPackedFcName, op->options) != kTfLiteOk) return kTfLiteError;
+  const uint8_t* o = op->options.bytes;
   KP_REQUIRE(o[1] <= 3, "expected an activation from 0 to 3, got %d; export the model again", o[1]);
   KP_REQUIRE((o[2] & ~kKeepNumDims) == 0 && o[3] == 0, "unknown flags %d; install a keras_prune that reads them", o[2]);
   constexpr float kInfinity = __builtin_inff();
@@ -86,26 +70,9 @@ TfLiteStatus CheckTensorIndices(TfLiteContext* context, const PackedFc& op) {
   KP_REQUIRE(op.num_inputs == 2 || op.num_inputs == 3, "expected 2 or 3 inputs, got %d; export the model again",
              op.num_inputs);
   KP_REQUIRE(op.num_outputs == 1, "expected 1 output, got %d; export the model again", op.num_outputs);
-  const int count = static_cast<int>(context->tensors_size);
-  const auto exists = [count](int index) { return index >= 0 && index < count; };
+  const auto exists = [context](int index) { return TensorExists(context, index); };
   KP_REQUIRE(exists(op.x) && exists(op.packed) && exists(op.y), "an input or the output is missing; export again");
   KP_REQUIRE(op.bias == kTfLiteOptionalTensor || exists(op.bias), "the bias is missing; export the model again");
-  return kTfLiteOk;
-}
-
-bool IsConstant(const TfLiteTensor& t) {
-  return t.allocation_type == kTfLiteMmapRo || t.allocation_type == kTfLitePersistentRo;
-}
-
-TfLiteStatus CheckPackedTensor(TfLiteContext* context, const PackedFc& op) {
-  const TfLiteTensor& t = context->tensors[op.packed];
-  KP_REQUIRE(t.type == kTfLiteUInt8, "packed weights %s: expected uint8, got type %d; export the model again",
-             NameOf(t), t.type);
-  KP_REQUIRE(IsConstant(t) && t.data != nullptr,
-             "packed weights %s: expected a constant, got a computed tensor; export the model again", NameOf(t));
-  KP_REQUIRE(t.dims != nullptr && t.dims->size == 1 && static_cast<size_t>(t.dims->data[0]) == t.bytes,
-             "packed weights %s: expected shape [%d], got rank %d; export the model again", NameOf(t),
-             static_cast<int>(t.bytes), t.dims != nullptr ? t.dims->size : 0);
   return kTfLiteOk;
 }
 
@@ -136,7 +103,8 @@ TfLiteStatus CountBatch(TfLiteContext* context, PackedFc* op, uint32_t cols) {
                "input %s: too large", NameOf(t));
   }
   const int last = t.dims->data[t.dims->size - 1];
-  const bool fits = (op->options[2] & kKeepNumDims) != 0 ? static_cast<uint32_t>(last) == cols : values % cols == 0;
+  const bool fits =
+      (op->options.bytes[2] & kKeepNumDims) != 0 ? static_cast<uint32_t>(last) == cols : values % cols == 0;
   KP_REQUIRE(fits,
              "input %s: expected %u values in a row as the packed weights have columns, got a last dimension of %d",
              NameOf(t), cols, last);
@@ -144,16 +112,20 @@ TfLiteStatus CountBatch(TfLiteContext* context, PackedFc* op, uint32_t cols) {
   return kTfLiteOk;
 }
 
-// The last dimension that the file declares is checked unless it says -1, any.
+// The last dimension that the file declares; -1: any.
+int DeclaredUnits(const TfLiteTensor& y) {
+  const bool has_signature = y.dims_signature != nullptr && y.dims_signature->size > 0;
+  const TfLiteIntArray* declared = has_signature ? y.dims_signature : y.dims;
+  return declared != nullptr && declared->size > 0 ? declared->data[declared->size - 1] : -1;
+}
+
 TfLiteStatus CheckOutput(TfLiteContext* context, const PackedFc& op, uint32_t rows) {
   const TfLiteTensor& y = context->tensors[op.y];
   KP_REQUIRE(y.type == kTfLiteFloat32, "output %s: expected float32, got type %d; export the model again", NameOf(y),
              y.type);
   KP_REQUIRE(!IsConstant(y), "output %s: expected a tensor to write to, got a constant; export the model again",
              NameOf(y));
-  const bool has_signature = y.dims_signature != nullptr && y.dims_signature->size > 0;
-  const TfLiteIntArray* declared = has_signature ? y.dims_signature : y.dims;
-  const int last = declared != nullptr && declared->size > 0 ? declared->data[declared->size - 1] : -1;
+  const int last = DeclaredUnits(y);
   KP_REQUIRE(last < 0 || static_cast<uint32_t>(last) == rows,
              "output %s: expected a last dimension of %u as the packed weights have rows, got %d; export again",
              NameOf(y), rows, last);
@@ -169,6 +141,39 @@ TfLiteStatus CheckShapes(TfLiteContext* context, PackedFc* op, uint32_t rows, ui
   return status == kTfLiteOk ? CheckOutput(context, *op, rows) : status;
 }
 
+// Version 1 is read by the kernels as it is.
+TfLiteStatus MakeLayoutOfVersion1(TfLiteContext* context, PackedFc* op, const TfLiteTensor& t) {
+  PackedView view;
+  Status status = ParsePacked(static_cast<const uint8_t*>(t.data), t.bytes, &view);
+  KP_REQUIRE(status == Status::kOk, "packed weights %s: %s", NameOf(t), StatusMessage(status));
+  if (CheckShapes(context, op, view.rows, view.cols) != kTfLiteOk) return kTfLiteError;
+  status = MakeFcLayout(view, op->isa, &op->layout);
+  KP_REQUIRE(status == Status::kOk, "packed weights %s: %s", NameOf(t), StatusMessage(status));
+  return kTfLiteOk;
+}
+
+// Version 2 is decoded to such entries first. Few bytes may stand for many weights, so the tensors must confirm rows.
+TfLiteStatus MakeLayoutOfVersion2(TfLiteContext* context, PackedFc* op, const TfLiteTensor& t) {
+  TensorView view;
+  Status status = ParseTensor(static_cast<const uint8_t*>(t.data), t.bytes, &view);
+  KP_REQUIRE(status == Status::kOk, "packed weights %s: %s", NameOf(t), StatusMessage(status));
+  KP_REQUIRE(view.values == Values::kCodebook,
+             "packed weights %s: expected values of a codebook (0), got kind %d; export the model again", NameOf(t),
+             static_cast<int>(view.values));
+  if (CheckShapes(context, op, view.rows, view.cols) != kTfLiteOk) return kTfLiteError;
+  KP_REQUIRE(op->bias != kTfLiteOptionalTensor || DeclaredUnits(context->tensors[op->y]) >= 0,
+             "output %s: expected a last dimension in the file, got none; export the model again",
+             NameOf(context->tensors[op->y]));
+  const uint64_t num_bytes = EntriesBytes(view);
+  auto* scratch = num_bytes < SIZE_MAX ? static_cast<uint8_t*>(malloc(static_cast<size_t>(num_bytes) + 1)) : nullptr;
+  PackedView entries;
+  status = scratch != nullptr ? UnpackEntries(view, scratch, &entries) : Status::kOutOfMemory;
+  if (status == Status::kOk) status = MakeFcLayout(entries, op->isa, &op->layout);
+  free(scratch);
+  KP_REQUIRE(status == Status::kOk, "packed weights %s: %s", NameOf(t), StatusMessage(status));
+  return kTfLiteOk;
+}
+
 // Makes the layout unless it is there already for these bytes: prepare runs again at every resize.
 TfLiteStatus MakeLayout(TfLiteContext* context, PackedFc* op) {
   const TfLiteTensor& t = context->tensors[op->packed];
@@ -177,22 +182,18 @@ TfLiteStatus MakeLayout(TfLiteContext* context, PackedFc* op) {
   }
   FreeFcLayout(op->layout);
   op->layout = nullptr;
-  PackedView view;
-  Status status = ParsePacked(static_cast<const uint8_t*>(t.data), t.bytes, &view);
-  KP_REQUIRE(status == Status::kOk, "packed weights %s: %s", NameOf(t), StatusMessage(status));
-  const TfLiteStatus fits = CheckShapes(context, op, view.rows, view.cols);
-  if (fits != kTfLiteOk) return fits;
-  status = MakeFcLayout(view, op->isa, &op->layout);
-  KP_REQUIRE(status == Status::kOk, "packed weights %s: %s", NameOf(t), StatusMessage(status));
+  const bool is_version_2 = FormatVersion(static_cast<const uint8_t*>(t.data), t.bytes) == 2;
+  const TfLiteStatus status =
+      is_version_2 ? MakeLayoutOfVersion2(context, op, t) : MakeLayoutOfVersion1(context, op, t);
   op->layout_data = t.data;
   op->layout_bytes = t.bytes;
-  return kTfLiteOk;
+  return status;
 }
 
 // [batch, rows], or with kept dimensions the input's shape with `rows` for the last.
 TfLiteStatus ResizeOutput(TfLiteContext* context, const PackedFc& op) {
   const TfLiteIntArray& in = *context->tensors[op.x].dims;
-  const bool keep = (op.options[2] & kKeepNumDims) != 0;
+  const bool keep = (op.options.bytes[2] & kKeepNumDims) != 0;
   const int rank = keep ? in.size : 2;
   auto* shape = static_cast<TfLiteIntArray*>(malloc(sizeof(int) * (rank + 1)));
   KP_REQUIRE(shape != nullptr, "out of memory for a shape");
@@ -207,8 +208,8 @@ TfLiteStatus Prepare(TfLiteContext* context, TfLiteNode* node) {
   auto* op = static_cast<PackedFc*>(node->user_data);
   KP_REQUIRE(op != nullptr, "the operator could not be read from the graph; free memory or export the model again");
   TfLiteStatus status = CheckTensorIndices(context, *op);
-  if (status == kTfLiteOk) status = ReadOptions(context, op);
-  if (status == kTfLiteOk) status = CheckPackedTensor(context, *op);
+  if (status == kTfLiteOk) status = ReadActivation(context, op);
+  if (status == kTfLiteOk) status = CheckPackedTensor(context, kPackedFcName, op->packed);
   if (status == kTfLiteOk) status = MakeLayout(context, op);
   return status == kTfLiteOk ? ResizeOutput(context, *op) : status;
 }

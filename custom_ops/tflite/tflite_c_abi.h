@@ -11,7 +11,14 @@ extern "C" {
 
 enum TfLiteStatus { kTfLiteOk = 0, kTfLiteError = 1 };
 
-enum TfLiteType { kTfLiteNoType = 0, kTfLiteFloat32 = 1, kTfLiteInt32 = 2, kTfLiteUInt8 = 3 };
+enum TfLiteType {
+  kTfLiteNoType = 0,
+  kTfLiteFloat32 = 1,
+  kTfLiteInt32 = 2,
+  kTfLiteUInt8 = 3,
+  kTfLiteInt8 = 9,
+  kTfLiteFloat16 = 10
+};
 
 enum TfLiteAllocationType { kTfLiteMmapRo = 1, kTfLiteArenaRw = 2, kTfLiteDynamic = 4, kTfLitePersistentRo = 5 };
 
