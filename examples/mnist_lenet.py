@@ -27,7 +27,7 @@ from absl import app, flags, logging
 import keras_prune
 import keras_prune_export as kpe
 from keras_prune_export import flatbuffer
-from keras_prune_export.files import write_atomic
+from keras_prune_export.files import check_folder, write_atomic
 
 _DATA = flags.DEFINE_string("data", None, "mnist.npz; by default keras.datasets.mnist (downloaded once).")
 _OUT = flags.DEFINE_string("out", "out/mnist_lenet", "Where artifacts go.")
@@ -199,6 +199,18 @@ def one_shot(model: keras.Model, train: Arrays) -> None:
     fit(model, train, phase="prune_")
 
 
+def check_flags() -> None:
+    """Raises what would else be raised when the training is over; makes the folder of ``--json``."""
+    if _JSON.value:
+        pathlib.Path(_JSON.value).parent.mkdir(parents=True, exist_ok=True)
+        check_folder(_JSON.value)
+    keras_prune.Codebook(bits=_BITS.value)
+    expected = len(_SETTINGS[_NET.value, _METHOD.value].density)
+    densities = [float(density) for density in setting("density")]
+    if len(densities) != expected or not all(0 < density <= 1 for density in densities):
+        raise ValueError(f"--density: expected {expected} shares above 0 and up to 1, one for a layer, got {densities}")
+
+
 def error_percent(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Share of wrong classes, in percent."""
     return 100 * float(np.mean(predictions.argmax(axis=1) != labels))
@@ -219,6 +231,7 @@ def main(argv: list[str]) -> None:
     del argv
     out = pathlib.Path(_OUT.value)
     out.mkdir(parents=True, exist_ok=True)
+    check_flags()
     keras.utils.set_random_seed(_SEED.value)
     train, test = load_data()
     model = dense_model(train)

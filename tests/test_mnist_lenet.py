@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 import statistics
 import subprocess
 import sys
@@ -19,7 +20,7 @@ FIELDS = {
 
 
 def run_example(data_dir: pathlib.Path, out: pathlib.Path, *flags: str) -> dict:
-    target = out / "result.json"
+    target = out / "results" / "result.json"  # the folder is made
     command = [sys.executable, EXAMPLE, f"--data={data_dir / 'mnist.npz'}", f"--out={out}", f"--json={target}", *flags]
     result = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
@@ -37,6 +38,22 @@ def test_example_writes_its_artifacts(data_dir, tmp_path):
     assert result["weights_kept"] == pytest.approx(10_819 + 2_850 + 280, abs=5)  # a rare centroid is exactly zero
     assert result["prediction_mismatches"] == 0
     assert result["error"] < 5  # one epoch reaches about 3 %; chance is 90 %
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--json={folder}", "IsADirectoryError: .*expected the name of a file, got a folder"),
+        ("--density=0.1,0.2", r"ValueError: --density: expected 3 shares above 0 and up to 1.*got \[0\.1, 0\.2\]"),
+        ("--density=0.1,0.2,2", r"ValueError: --density: expected 3 shares above 0 and up to 1"),
+        ("--bits=40", r"ValueError: Codebook.*bits.*40"),
+    ],
+)
+def test_wrong_flags_are_said_before_training(tmp_path, flag, message):
+    flags = (f"--out={tmp_path}", "--data=/there/is/no/such/file", flag.format(folder=tmp_path))
+    result = subprocess.run([sys.executable, str(EXAMPLE), *flags], capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert re.search(message, result.stderr), result.stderr[-2000:]
 
 
 @pytest.mark.parametrize(

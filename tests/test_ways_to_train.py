@@ -89,7 +89,7 @@ def fitted(watch, model, **options):
     return model
 
 
-WAYS = {}
+WAYS: dict = {}
 
 
 def way(name):
