@@ -207,10 +207,9 @@ def _encode_rans(symbols: np.ndarray, counts: np.ndarray, lane_bits: int) -> byt
     states = np.full(1 << lane_bits, LOWEST_STATE, np.uint32)
     tables = _encoder_tables(frequencies)
     chunk = _CHUNK_STEPS << lane_bits
-    words = [
-        _encode_chunk(symbols[start : start + chunk], states, tables)
-        for start in reversed(range(0, len(symbols), chunk))
-    ]
+    # One symbol only: its state never moves and nothing is emitted.
+    starts = range(0, len(symbols) if frequencies[-1] < TOTAL else 0, chunk)
+    words = [_encode_chunk(symbols[start : start + chunk], states, tables) for start in reversed(starts)]
     body = b"".join(reversed(words))
     head = _HEAD.pack(1, lane_bits, len(symbols)) + bytes([len(frequencies) - 1]) + frequency_table(frequencies)
     return head + struct.pack("<I", len(body) // 2) + states.astype("<u4").tobytes() + body
@@ -218,8 +217,7 @@ def _encode_rans(symbols: np.ndarray, counts: np.ndarray, lane_bits: int) -> byt
 
 def _encoder_tables(frequencies: np.ndarray) -> tuple[np.ndarray, ...]:
     """For each symbol: the state that emits a word, the frequency, what is added a division, what is added."""
-    # A frequency of 2^14 is the only one: its state stays 2^16 and never emits, whatever the limit of 2^32 is cut to.
-    limits = np.minimum(frequencies << (32 - PRECISION_BITS), 2**32 - 1)
+    limits = np.minimum(frequencies << (32 - PRECISION_BITS), 2**32 - 1)  # 2^32: one symbol only, coded without them
     starts = np.cumsum(frequencies) - frequencies
     return tuple(a.astype(np.uint32) for a in (limits, np.maximum(frequencies, 1), TOTAL - frequencies, starts))
 

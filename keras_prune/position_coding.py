@@ -109,6 +109,8 @@ def units_of_gaps(symbols: Iterable[np.ndarray], escape: int, *, num_kept: int, 
             raise FormatError("packed weights: a gap exceeds its escape; the buffer was not made by keras_prune")
         if end > num_units:
             raise FormatError("packed weights: a unit lies past the end of the matrix; the buffer is corrupt")
+        if kept > num_kept:
+            break
         yield units
     if not last_is_kept:
         raise FormatError("packed weights: an escape ends the gaps; the buffer was not made by keras_prune")
@@ -118,11 +120,14 @@ def units_of_gaps(symbols: Iterable[np.ndarray], escape: int, *, num_kept: int, 
 def units_of_bitmap(symbols: Iterable[np.ndarray], *, num_kept: int, num_units: int) -> Iterator[np.ndarray]:
     """The inverse of `bitmap_symbols`, on symbols that come in chunks; yields and raises as `units_of_gaps` does."""
     start, kept = 0, 0
-    for chunk in symbols:
+    step = 1 << 17  # 8 MB of numbers
+    for chunk in (whole[at : at + step] for whole in symbols for at in range(0, len(whole), step)):
         units = np.flatnonzero(np.unpackbits(chunk, bitorder="little")) + start
         start, kept = start + 8 * len(chunk), kept + len(units)
         if len(units) and int(units[-1]) >= num_units:
             raise FormatError("packed weights: the padding bits of a bitmap are not zero; the buffer is corrupt")
+        if kept > num_kept:
+            break
         yield units
     _check_count(kept, num_kept)
 

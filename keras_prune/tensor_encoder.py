@@ -59,7 +59,7 @@ def packed(
     if num_bytes > MAX_WEIGHTS:
         raise ValueError(f"values: the packed buffer would need {num_bytes} bytes, over the format's 4 GiB")
     kinds = (POSITIONS.index(layout.positions), VALUES.index(values), ELEMENTS.index(element))
-    sizes = (*raw.shape, *layout.block, num_units, layout.escape, fill, codebook_size, num_bytes)
+    sizes = (*raw.shape, grid.block_rows, grid.block_cols, num_units, layout.escape, fill, codebook_size, num_bytes)
     head = HEADER.pack(MAGIC, VERSION, *kinds, *sizes, 0)
     return head[:CRC_OFFSET] + struct.pack("<I", zlib.crc32(body, zlib.crc32(head))) + body
 
