@@ -1,17 +1,27 @@
 // Every kernel of masks against the definition: all tails, unaligned, in place, NaN and negative zero.
 #include "../kernels/mask.h"
 
-#include <string.h>
-
+#include <cstring>
 #include <vector>
 
 #include "testing.h"
 
-namespace keras_prune {
+namespace keras_prune_test {
 namespace {
 
-std::vector<float> Signed(size_t count) {
-  std::vector<float> values(count);
+using namespace keras_prune;
+using Floats = std::vector<float>;
+
+std::vector<Isa> SupportedIsas() {
+  std::vector<Isa> found;
+  for (const Isa isa : {Isa::kReference, Isa::kScalar, Isa::kAvx2, Isa::kAvx512}) {
+    if (IsaSupported(isa)) found.push_back(isa);
+  }
+  return found;
+}
+
+Floats Signed(size_t count) {
+  Floats values(count);
   uint32_t state = 7;
   for (float& value : values) {
     state = state * 1664525u + 1013904223u;
@@ -20,46 +30,41 @@ std::vector<float> Signed(size_t count) {
   return values;
 }
 
-bool SameBits(const std::vector<float>& a, const std::vector<float>& b) {
-  return a.size() == b.size() && (a.empty() || memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
+bool SameBits(const Floats& a, const Floats& b) {
+  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
 }
 
-void CheckIsa(Isa isa) {
-  for (size_t count = 0; count < 70; ++count) {
-    std::vector<float> w = Signed(count + 1);
-    std::vector<uint8_t> mask(count + 1);
-    for (size_t i = 0; i <= count; ++i) mask[i] = i % 3 == 0 ? 0 : i % 3 == 1 ? 1 : 255;
-    if (count > 3) {
-      w[1 + 3] = __builtin_nanf("");  // pruned below: mask[1 + 3 - 1 + ...] is read from the same offset
-      w[1 + 2] = -0.0f;
+TEST(EveryTailAtAnOddAddress) {
+  for (const Isa isa : SupportedIsas()) {
+    for (size_t count = 0; count < 70; ++count) {
+      const Floats w = Signed(count + 1);
+      std::vector<uint8_t> mask(count + 1);
+      for (size_t i = 0; i <= count; ++i) mask[i] = i % 3 == 0 ? 0 : i % 3 == 1 ? 1 : 255;
+      Floats expected(count), got(count, 1.0f), in_place(w.begin() + 1, w.end());
+      for (size_t i = 0; i < count; ++i) expected[i] = mask[1 + i] != 0 ? w[1 + i] : 0.0f;
+      ApplyMask(isa, w.data() + 1, mask.data() + 1, count, got.data());
+      EXPECT(SameBits(expected, got), "%s, %zu weights", IsaName(isa), count);
+      ApplyMask(isa, in_place.data(), mask.data() + 1, count, in_place.data());
+      EXPECT(SameBits(expected, in_place), "%s, %zu weights in place", IsaName(isa), count);
     }
-    std::vector<float> expected(count), got(count, 1.0f);
-    for (size_t i = 0; i < count; ++i) expected[i] = mask[1 + i] != 0 ? w[1 + i] : 0.0f;
-    ApplyMask(isa, w.data() + 1, mask.data() + 1, count, got.data());
-    CHECK(SameBits(expected, got));
-    std::vector<float> in_place(w.begin() + 1, w.end());
-    ApplyMask(isa, in_place.data(), mask.data() + 1, count, in_place.data());
-    CHECK(SameBits(expected, in_place));
   }
 }
 
-void PrunedNanAndNegativeZeroBecomeZero(Isa isa) {
-  std::vector<float> w(16, __builtin_nanf("")), got(16);
-  for (size_t i = 8; i < 16; ++i) w[i] = -0.0f;
-  const std::vector<uint8_t> mask(16, 0);
-  ApplyMask(isa, w.data(), mask.data(), w.size(), got.data());
-  CHECK(SameBits(std::vector<float>(16, 0.0f), got));
+TEST(PrunedNanAndNegativeZeroBecomeZeroAndKeptOnesStay) {
+  for (const Isa isa : SupportedIsas()) {
+    Floats w(40, __builtin_nanf("")), got(40), expected(40, 0.0f);
+    std::vector<uint8_t> mask(40, 0);
+    for (size_t i = 20; i < 40; ++i) w[i] = -0.0f;
+    for (const size_t kept : {3, 25, 39}) {
+      mask[kept] = 1;
+      expected[kept] = w[kept];
+    }
+    ApplyMask(isa, w.data(), mask.data(), w.size(), got.data());
+    EXPECT(SameBits(expected, got), "%s", IsaName(isa));
+  }
 }
 
 }  // namespace
-}  // namespace keras_prune
+}  // namespace keras_prune_test
 
-int main() {
-  using keras_prune::Isa;
-  for (const Isa isa : {Isa::kReference, Isa::kScalar, Isa::kAvx2, Isa::kAvx512}) {
-    if (!keras_prune::IsaSupported(isa)) continue;
-    keras_prune::CheckIsa(isa);
-    keras_prune::PrunedNanAndNegativeZeroBecomeZero(isa);
-  }
-  return TestResult();
-}
+int main() { return keras_prune_test::RunAll(); }

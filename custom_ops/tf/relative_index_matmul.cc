@@ -9,13 +9,12 @@
 // op into its own binary compiles with -DKERAS_PRUNE_TF_LINKED.
 #include <cinttypes>
 #include <cmath>
-#include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
 
 #include "../kernels/fully_connected.h"
+#include "call.h"
 #include "layout_cache.h"
-#include "tf_c_api.h"
 
 namespace keras_prune {
 namespace {
@@ -29,45 +28,18 @@ struct Kernel {
   int64_t cols;
 };
 
-// Owns what TensorFlow hands out for the time of one call.
-struct Tensor {
-  TF_Tensor* tensor = nullptr;
-  ~Tensor() {
-    if (tensor != nullptr) tf.TF_DeleteTensor(tensor);
-  }
-  TF_Tensor* Take() {
-    TF_Tensor* taken = tensor;
-    tensor = nullptr;
-    return taken;
-  }
-};
-
-struct CallStatus {
-  TF_Status* status = tf.TF_NewStatus();
-  ~CallStatus() { tf.TF_DeleteStatus(status); }
-  bool ok() const { return tf.TF_GetCode(status) == kTfOk; }
-};
-
-__attribute__((format(printf, 3, 4))) bool Fail(TF_Status* status, int code, const char* format, ...) {
-  char message[512];
-  const int used = snprintf(message, sizeof message, "relative_index_matmul: ");
-  va_list arguments;
-  va_start(arguments, format);
-  vsnprintf(message + used, sizeof message - used, format, arguments);
-  va_end(arguments);
-  tf.TF_SetStatus(status, code, message);
-  return false;
-}
+// A macro, so that the compiler checks the format.
+#define KP_FAIL(status, code, ...) FailCall(status, code, "relative_index_matmul", __VA_ARGS__)
 
 bool CheckInputs(const TF_Tensor* x, const TF_Tensor* packed, TF_Status* status) {
   if (tf.TF_NumDims(x) < 2 || tf.TF_NumDims(x) > kMaxRank || tf.TF_TensorType(x) != kTfFloat) {
-    return Fail(status, kTfInvalidArgument,
+    return KP_FAIL(status, kTfInvalidArgument,
                 "expected x of shape (batch, size) or (..., size) and type float32, got rank %d and type %d; reshape "
                 "or cast it",
                 tf.TF_NumDims(x), tf.TF_TensorType(x));
   }
   if (tf.TF_NumDims(packed) != 1 || tf.TF_TensorType(packed) != kTfUint8) {
-    return Fail(status, kTfInvalidArgument,
+    return KP_FAIL(status, kTfInvalidArgument,
                 "expected packed of shape (num_bytes,) and type uint8, got rank %d and type %d; pass what "
                 "pack_weights returned",
                 tf.TF_NumDims(packed), tf.TF_TensorType(packed));
@@ -98,21 +70,21 @@ struct ShapeText {
 
 bool CheckSizes(const Kernel& kernel, int64_t rows, int64_t cols, const TF_Tensor* x, TF_Status* status) {
   if ((kernel.rows >= 0 && kernel.rows != rows) || (kernel.cols >= 0 && kernel.cols != cols)) {
-    return Fail(status, kTfInvalidArgument,
+    return KP_FAIL(status, kTfInvalidArgument,
                 "expected packed weights of %" PRId64 " units and %" PRId64 " inputs (-1: any), got %" PRId64
                 " and %" PRId64 "; pass the bytes of this layer",
                 kernel.rows, kernel.cols, rows, cols);
   }
   const int64_t expected = kernel.transpose ? rows : cols;
   if (LastDim(x) != expected) {
-    return Fail(status, kTfInvalidArgument,
+    return KP_FAIL(status, kTfInvalidArgument,
                 "expected x of shape (batch, %" PRId64 ") for packed weights of %" PRId64 " units and %" PRId64
                 " inputs with transpose = %s, got %s; check the layer before this one",
                 expected, rows, cols, kernel.transpose ? "true" : "false", ShapeText(x).text);
   }
   const int64_t result = kernel.transpose ? cols : rows;
   if (BatchOf(x) > INT64_MAX / (result * static_cast<int64_t>(sizeof(float)))) {
-    return Fail(status, kTfInvalidArgument, "a batch of %" PRId64 " is too large; split it", BatchOf(x));
+    return KP_FAIL(status, kTfInvalidArgument, "a batch of %" PRId64 " is too large; split it", BatchOf(x));
   }
   return true;
 }
@@ -162,7 +134,7 @@ bool ComputeChecked(const Kernel& kernel, TF_OpKernelContext* context, TF_Status
   const LayoutLookup found = AcquireLayout(packed.Take(), {Expected::Accept, &expected});
   if (found.shared == nullptr && found.error == nullptr) return false;
   if (found.shared == nullptr) {
-    return Fail(status, found.out_of_memory ? kTfResourceExhausted : kTfInvalidArgument, "%s", found.error);
+    return KP_FAIL(status, found.out_of_memory ? kTfResourceExhausted : kTfInvalidArgument, "%s", found.error);
   }
   const FcLayout* layout = found.shared->layout;
   const bool ok = CheckSizes(kernel, FcRows(layout), FcCols(layout), x.tensor, status) &&
@@ -186,12 +158,12 @@ void* Create(TF_OpKernelConstruction* construction) {
   if (call.ok()) tf.TF_OpKernelConstruction_GetAttrInt64(construction, "rows", &rows, call.status);
   if (call.ok()) tf.TF_OpKernelConstruction_GetAttrInt64(construction, "cols", &cols, call.status);
   if (call.ok() && (rows < -1 || rows == 0 || cols < -1 || cols == 0)) {
-    Fail(call.status, kTfInvalidArgument, "expected rows and cols of at least 1, or -1 for any, got %" PRId64
+    KP_FAIL(call.status, kTfInvalidArgument, "expected rows and cols of at least 1, or -1 for any, got %" PRId64
          " and %" PRId64 "; pass the layer's units and inputs", rows, cols);
   }
   Kernel* kernel = call.ok() ? static_cast<Kernel*>(malloc(sizeof(Kernel))) : nullptr;
   if (kernel == nullptr) {
-    if (call.ok()) Fail(call.status, kTfResourceExhausted, "out of memory");
+    if (call.ok()) KP_FAIL(call.status, kTfResourceExhausted, "out of memory");
     tf.TF_OpKernelConstruction_Failure(construction, call.status);
     return nullptr;
   }
@@ -232,7 +204,7 @@ void InferShape(TF_ShapeInferenceContext* context, TF_Status* status) {
   if (tf.TF_GetCode(status) == kTfOk) InputRank(context, 1, packed, &packed_rank, status);
   if (tf.TF_GetCode(status) != kTfOk) return;
   if (x_rank == 0 || x_rank == 1 || (packed_rank != -1 && packed_rank != 1)) {
-    Fail(status, kTfInvalidArgument,
+    KP_FAIL(status, kTfInvalidArgument,
          "expected x of rank 2 or more and packed of rank 1, got %" PRId64 " and %" PRId64
          " (-1: unknown); reshape them",
          x_rank, packed_rank);
@@ -244,16 +216,6 @@ void InferShape(TF_ShapeInferenceContext* context, TF_Status* status) {
   if (tf.TF_GetCode(status) != kTfOk) return;
   tf.TF_ShapeInferenceContextConcatenateShapes(context, batch.handle, last.handle, y.handle, status);
   if (tf.TF_GetCode(status) == kTfOk) tf.TF_ShapeInferenceContextSetOutput(context, 0, y.handle, status);
-}
-
-// True when this process has the op already, from a copy of this library at another path: TensorFlow ends the process
-// where a name is registered twice.
-bool IsRegistered(TF_Status* status) {
-  TF_Buffer* kernels = tf.TF_GetRegisteredKernelsForOp(kOpName, status);
-  if (kernels == nullptr) return false;
-  const bool found = kernels->length != 0;  // a serialized list
-  tf.TF_DeleteBuffer(kernels);
-  return found;
 }
 
 bool RegisterOp(TF_Status* status) {
@@ -269,20 +231,8 @@ bool RegisterOp(TF_Status* status) {
   return tf.TF_GetCode(status) == kTfOk;
 }
 
-// Runs when the library is loaded. A failure is told here and leaves the op unknown; the process goes on.
 __attribute__((constructor)) void Register() {
-  const char* missing = LoadTfApi();
-  if (missing != nullptr) {
-    fprintf(stderr, "keras_prune: %s is not in this process: load the op from TensorFlow 2.16 or newer\n", missing);
-    return;
-  }
-  CallStatus call;
-  if (IsRegistered(call.status)) return;
-  if (call.ok() && RegisterOp(call.status)) {
-    TF_KernelBuilder* builder = tf.TF_NewKernelBuilder(kOpName, "CPU", Create, Compute, Delete);
-    tf.TF_RegisterKernelBuilder(kOpName, builder, call.status);
-  }
-  if (!call.ok()) fprintf(stderr, "keras_prune: %s was not registered: %s\n", kOpName, tf.TF_Message(call.status));
+  RegisterOpAndKernel({kOpName, RegisterOp, Create, Compute, Delete});
 }
 
 }  // namespace
