@@ -13,7 +13,7 @@ class Distiller(keras.Model):
     """Trains a student on the labels and on a teacher's softened probabilities; its outputs are the student's.
 
     ``loss = alpha * loss(y, student) + (1 - alpha) * T^2 * KL(softmax(z_teacher / T) || softmax(z_student / T))``,
-    where z are logits, or logarithms of probabilities, which give the same.
+    where z are logits, or logarithms of probabilities, which give the same. Regularizers are added as they are.
 
     It is compiled and fitted like any model; `PruneCallback` prunes the student. ``distiller.student`` is the result.
 
@@ -27,7 +27,7 @@ class Distiller(keras.Model):
 
     Raises:
         TypeError: one of them is not a Keras 3 model.
-        ValueError: a temperature or alpha out of range.
+        ValueError: a temperature or alpha out of range, or a student that is its own teacher.
 
     Example:
         >>> import keras, numpy as np
@@ -53,6 +53,11 @@ class Distiller(keras.Model):
         for name, model in (("student", student), ("teacher", teacher)):
             if not isinstance(model, keras.Model):
                 raise TypeError(f"Distiller.{name}: expected a Keras 3 model, got {type(model).__qualname__}")
+        if student is teacher:
+            raise ValueError(
+                "Distiller: expected two models, got the same one as student and teacher, which is frozen; make the "
+                "teacher a copy: keras.models.clone_model(model), and then set_weights(model.get_weights())"
+            )
         if not temperature > 0:
             raise ValueError(f"Distiller.temperature: expected a number above 0, got {temperature!r}")
         if not 0 <= alpha <= 1:
@@ -84,16 +89,15 @@ class Distiller(keras.Model):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
-        """The labels' loss, with regularizers, and the teacher's, weighted; in evaluation the former alone."""
+        """The labels' loss and the teacher's, weighted, and regularizers; in evaluation without the teacher's."""
         hard = super().compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight)
         if not training or self.alpha == 1:
             return hard
+        penalty = sum(map(ops.sum, self.losses), ops.zeros((), hard.dtype))
         target = self._log_probabilities(self.teacher(x, training=False))
         found = self._log_probabilities(y_pred)
-        divergence = ops.sum(ops.exp(target) * (target - found), axis=-1)
-        if sample_weight is not None:
-            divergence = divergence * ops.cast(sample_weight, divergence.dtype)
-        return self.alpha * hard + (1 - self.alpha) * self.temperature**2 * ops.mean(divergence)
+        soft = self.temperature**2 * _divergence(target, found, sample_weight)
+        return self.alpha * hard + (1 - self.alpha) * (soft + _as_loss(penalty, penalty))
 
     def _log_probabilities(self, outputs: Any) -> Any:
         """Softened and in logarithms, float32 at least: half precision loses small probabilities."""
@@ -121,6 +125,26 @@ class Distiller(keras.Model):
             for name in ("student", "teacher")
         ]
         return cls(*models, **config)
+
+
+class _Divergence(keras.losses.Loss):
+    """``KL(target || found)`` of logarithms of probabilities, reduced as Keras reduces losses, over replicas too."""
+
+    def call(self, target: Any, found: Any) -> Any:
+        """One value for each example."""
+        return ops.sum(ops.exp(target) * (target - found), axis=-1)
+
+
+class _AsLoss(keras.losses.Loss):
+    """A number as Keras counts it on one of several replicas."""
+
+    def call(self, value: Any, same: Any) -> Any:
+        """The number, as a loss of one example."""
+        del same
+        return ops.reshape(value, (1,))
+
+
+_divergence, _as_loss = _Divergence(name="divergence"), _AsLoss(name="penalty")
 
 
 def _without_compile(model: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import keras
 
 from keras_prune.allocation import matches
 from keras_prune.graph import unwrapped
+from keras_prune.layer_axes import layers_within
 from keras_prune.masks import check_model, reset_train_function
 from keras_prune.rewinding import leaf_layers
 
@@ -59,11 +60,11 @@ def frozen(model: Any, layers: Which) -> Iterator[Any]:
     Han et al. 2015, "Learning both Weights and Connections for Efficient Neural Networks", section 3.2
     (https://arxiv.org/abs/1506.02626): fully connected layers are fixed while convolutions retrain, and the reverse.
     """
-    chosen = _freeze(model, layers)
+    before = _freeze(model, layers)
     try:
         yield model
     finally:
-        _thaw(model, chosen)
+        _thaw(model, before)
 
 
 class FreezeCallback(keras.callbacks.Callback):
@@ -94,31 +95,38 @@ class FreezeCallback(keras.callbacks.Callback):
         self.layers = layers
         self.begin_epoch = begin_epoch
         self.end_epoch = end_epoch
-        self._chosen: list[Any] = []
+        self._before: _Trainable | None = None  # while they are frozen
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Freezes and thaws."""
         inside = self.begin_epoch <= epoch and (self.end_epoch is None or epoch < self.end_epoch)
-        if inside and not self._chosen:
-            self._chosen = _freeze(self.model, self.layers)
+        if inside and self._before is None:
+            self._before = _freeze(self.model, self.layers)
             self.model.make_train_function(force=True)
-        elif not inside and self._chosen:
+        elif not inside and self._before is not None:
             self._end()
             self.model.make_train_function(force=True)
 
     def on_train_end(self, logs: dict | None = None) -> None:
         """Thaws what is still frozen."""
-        if self._chosen:
+        if self._before is not None:
             self._end()
 
     def _end(self) -> None:
-        _thaw(self.model, self._chosen)
-        self._chosen = []
+        if self._before is not None:
+            _thaw(self.model, self._before)
+        self._before = None
 
 
-def _freeze(model: Any, which: Which) -> list[Any]:
-    """Freezes the layers that are meant and not frozen yet; returns them."""
+# Layers and variables, each with whether it was trainable; layers before those in them.
+_Trainable = list[tuple[Any, bool]]
+
+
+def _freeze(model: Any, which: Which) -> _Trainable:
+    """Freezes the layers that are meant; returns how those were that are frozen now and were not before."""
     check_model(model)
+    if not model.weights:
+        raise ValueError("frozen: expected a model that has weights, got one not built yet; call it on a batch of data")
     meant = [layer for layer in leaf_layers(model) if _is_meant(layer, which)]
     if not meant:
         names = ", ".join(layer.name for layer in leaf_layers(model))
@@ -128,18 +136,20 @@ def _freeze(model: Any, which: Which) -> list[Any]:
         )
     _build_optimizer(model)
     chosen = [layer for layer in meant if layer.trainable]
+    # Setting it on a layer sets it on all that is in it, also on what a user has frozen there.
+    before = [(part, part.trainable) for layer in chosen for part in (*layers_within(layer), *layer.variables)]
     for layer in chosen:
         layer.trainable = False
     if not model.trainable_variables:
-        _thaw(model, chosen)
+        _thaw(model, before)
         raise ValueError(f"frozen: expected some layers left to train, got all of them by {which!r}; freeze fewer")
     reset_train_function(model)
-    return chosen
+    return before
 
 
-def _thaw(model: Any, layers: list[Any]) -> None:
-    for layer in layers:
-        layer.trainable = True
+def _thaw(model: Any, before: _Trainable) -> None:
+    for part, trainable in before:
+        part.trainable = trainable
     reset_train_function(model)
 
 

@@ -42,4 +42,6 @@ def set_regularizer(model: Any, regularizer: Any, *, layers: Layers = None) -> A
     for variable in prunable(model, layers).values():
         variable.regularizer = chosen
     reset_train_function(model)
+    if getattr(model, "test_function", None) is not None:  # evaluate adds it to the loss too
+        model.make_test_function(force=True)
     return model

@@ -48,12 +48,14 @@ def rewind(model: Any, weights: Any) -> Any:
     if isinstance(weights, (str, os.PathLike)):
         _load(model, os.fspath(weights))
     else:
-        for path, value in _by_path(model, variables, weights).items():
+        values = _by_path(model, variables, weights)
+        for path, value in values.items():
             if np.shape(value) != tuple(variables[path].shape):
                 raise ValueError(
                     f"rewind: expected {path} of shape {tuple(variables[path].shape)}, got {np.shape(value)}; "
                     "give weights of this model"
                 )
+        for path, value in values.items():  # all or none
             variables[path].assign(value)
     apply_masks(variables)
     return model
@@ -62,8 +64,8 @@ def rewind(model: Any, weights: Any) -> Any:
 def reinitialize(model: Any, seed: int) -> Any:
     """Gives the kept weights fresh values of their layers' own initializers; masks stay, pruned weights stay zero.
 
-    Biases, scales and statistics begin anew too. An initializer with a seed of its own gives what it gave before. The
-    optimizer is left as it is: compile again for a fresh one.
+    Biases, scales and statistics begin anew too, but not what preprocessing layers have adapted to. An initializer with
+    a seed of its own gives what it gave before. The optimizer is left as it is: compile again for a fresh one.
 
     Args:
         model: a Keras 3 model that has been built.
@@ -115,7 +117,7 @@ def leaf_layers(model: Any) -> Iterator[Any]:
 
 def _assign_fresh(layer: Any) -> None:
     weights = without_masks(layer.weights)
-    if not weights:
+    if not weights or hasattr(layer, "adapt"):  # as Normalization has, which knows the data's mean
         return
     fresh = type(layer).from_config(layer.get_config())
     config = layer.get_build_config()

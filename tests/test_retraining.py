@@ -1,4 +1,4 @@
-"""Around pruning: rewinding, freezing, dropout, regularizers, distillation."""
+"""Around pruning: rewinding, dropout, regularizers."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ import random
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from keras import layers
 
 from keras_prune.callbacks import PruneCallback
-from keras_prune.distillation import Distiller
 from keras_prune.dropout import rescale_dropout
-from keras_prune.freezing import FreezeCallback, frozen
 from keras_prune.masks import prunable
 from keras_prune.regularizers import set_regularizer
 from keras_prune.rewinding import reinitialize, rewind
@@ -36,18 +33,6 @@ def dense():
     ]
     model = keras.Sequential([keras.Input((6,)), *stack])
     model.compile("adam", "sparse_categorical_crossentropy")
-    return model
-
-
-def conv():
-    stack = [
-        layers.Conv2D(2, 3, name="conv"),
-        layers.Flatten(),
-        layers.Dense(4, name="dense"),
-        layers.Dense(3, name="out"),
-    ]
-    model = keras.Sequential([keras.Input((6, 6, 1)), *stack])
-    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     return model
 
 
@@ -91,8 +76,10 @@ def test_rewind_says_what_does_not_fit():
         rewind(model, [np.zeros(3)])
     with pytest.raises(ValueError, match=r"expected weights of the model: hidden/kernel.*got \['other'\]"):
         rewind(model, {"other": np.zeros(3)})
-    with pytest.raises(ValueError, match=r"expected hidden/kernel of shape \(6, 8\), got \(3,\)"):
-        rewind(model, {"hidden/kernel": np.zeros(3)})
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=r"expected out/kernel of shape \(8, 3\), got \(3,\)"):
+        rewind(model, {"hidden/kernel": np.zeros((6, 8)), "out/kernel": np.zeros(3)})
+    np.testing.assert_array_equal(model.get_weights()[0], before[0])  # all or none
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
@@ -116,6 +103,17 @@ def test_reinitialize_gives_fresh_values_by_seed(wrapped):
     assert not norm.moving_mean.numpy().any()
 
 
+def test_reinitialize_leaves_what_has_adapted_to_the_data(tmp_path):
+    scale = layers.Normalization(name="scale")
+    scale.adapt(X * 5 + 3)
+    model = prune(keras.Sequential([keras.Input((6,)), scale, layers.Dense(3, name="out")]), 0.5)
+    before = model.get_weights()
+    reinitialize(model, 1)
+    for old, new in zip(before[:3], model.get_weights(), strict=False):
+        np.testing.assert_array_equal(old, new)
+    assert not np.array_equal(before[-2], model.get_weights()[-2])
+
+
 def test_reinitialize_other_layers():
     inner = keras.Sequential([keras.Input((4, 3)), layers.Bidirectional(layers.LSTM(2, return_sequences=True))])
     inputs = keras.Input((4, 3))
@@ -126,102 +124,6 @@ def test_reinitialize_other_layers():
     for old, new in zip(before, kernels(model), strict=True):
         assert ((old != 0) == (new != 0)).all()
         assert (old != new).any()
-
-
-@pytest.mark.parametrize(
-    "which", ["convolutions", "conv", ["conv", "nothing.*|conv"], lambda layer: layer.name == "conv"]
-)
-def test_frozen_layers_rest(which):
-    model = conv()
-    before = model.get_weights()
-    with frozen(model, which) as same:
-        assert same is model
-        fit(model, IMAGES)
-        after = model.get_weights()
-    changed = [not np.array_equal(a, b) for a, b in zip(before, after, strict=True)]
-    assert changed == [False, False, True, True, True, True]
-    fit(model, IMAGES)
-    assert not any(np.array_equal(a, b) for a, b in zip(after, model.get_weights(), strict=True))
-
-
-@pytest.mark.parametrize("wrapped", [False, True])
-def test_frozen_and_pruned(wrapped):
-    model = prune(wrap(conv()) if wrapped else conv(), 0.5)
-    with frozen(model, "dense"):
-        fit(model, IMAGES)
-        assert len(model.trainable_variables) == 2
-    fit(model, IMAGES)
-    for weights in kernels(model):
-        assert (weights == 0).mean() == 0.5
-
-
-def executed(function, *args):
-    """Types of the operations that a step needs for its outputs and assignments; others are traced but never run."""
-    graph = tf.function(function).get_concrete_function(*args).graph
-    stack = [op for op in graph.get_operations() if op.op_def.is_stateful] + [tensor.op for tensor in graph.outputs]
-    seen = {}
-    while stack:
-        op = stack.pop()
-        if op.name not in seen:
-            seen[op.name] = op.type
-            stack += [tensor.op for tensor in op.inputs] + list(op.control_inputs)
-    return list(seen.values())
-
-
-def test_frozen_layers_are_not_back_propagated():
-    model = conv()
-
-    def count():
-        return executed(lambda x, y: model.train_step((x, y)), IMAGES, LABELS).count("Conv2DBackpropFilter")
-
-    fit(model, IMAGES)
-    assert count() == 1
-    with frozen(model, "convolutions"):
-        assert count() == 0
-    assert count() == 1
-
-
-def test_freeze_callback_from_epoch_to_epoch():
-    model = conv()
-    probe = []
-
-    class Probe(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch, logs=None):
-            probe.append(self.model.get_weights())
-
-    start = model.get_weights()
-    fit(model, IMAGES, epochs=4, callbacks=[FreezeCallback("convolutions", 1, end_epoch=3), Probe()])
-    still = [np.array_equal(a[0], b[0]) for a, b in zip([start, *probe], probe, strict=False)]
-    assert still == [False, True, True, False]
-    assert not any(np.array_equal(a[2], b[2]) for a, b in zip([start, *probe], probe, strict=False))
-    fit(model, IMAGES, callbacks=[FreezeCallback("dense")])
-    assert all(layer.trainable for layer in model.layers)
-
-
-@pytest.mark.parametrize("order", [1, -1])
-@pytest.mark.parametrize("begin_epoch", [0, 1])
-def test_freezing_and_pruning_in_one_fit(begin_epoch, order):
-    model = conv()
-    callbacks = [FreezeCallback("convolutions", begin_epoch), PruneCallback(ConstantSparsity(0.5))]
-    fit(model, IMAGES, epochs=2, callbacks=callbacks[::order])
-    assert [(weights == 0).mean() for weights in kernels(model)] == [0.5] * 3
-
-
-def test_freezing_errors():
-    model = conv()
-    with (
-        pytest.raises(ValueError, match=r"expected 'convolutions', 'dense', or names.*this model has: conv, "),
-        frozen(model, "other"),
-    ):
-        pass
-    with pytest.raises(ValueError, match="got all of them"), frozen(model, lambda layer: True):
-        pass
-    assert len(model.trainable_variables) == 6
-    with pytest.raises(ValueError, match="begin_epoch < end_epoch, got begin_epoch=2, end_epoch=2"):
-        FreezeCallback("conv", 2, end_epoch=2)
-    model.compile(keras.optimizers.Adam(use_ema=True), "mse")
-    with pytest.raises(ValueError, match="without use_ema"), frozen(model, "conv"):
-        pass
 
 
 def dropout_model():
@@ -275,6 +177,14 @@ def test_regularizers_change_between_phases():
     assert model.losses == []
 
 
+def test_a_regularizer_is_in_the_next_evaluation():
+    model = dense()
+    before = model.evaluate(X, LABELS, verbose=0)
+    set_regularizer(model, keras.regularizers.L2(0.5))
+    penalty = 0.5 * sum(np.square(w).sum() for w in kernels(model))
+    assert model.evaluate(X, LABELS, verbose=0) == pytest.approx(before + penalty, rel=1e-5)
+
+
 def test_a_regularizer_is_in_the_next_step():
     model = keras.Sequential([keras.Input((6,)), layers.Dense(3, use_bias=False)])
     model.compile(keras.optimizers.SGD(0.1), keras.losses.MeanSquaredError())
@@ -287,56 +197,3 @@ def test_a_regularizer_is_in_the_next_step():
     set_regularizer(model, None)
     model.fit(*zeros, verbose=0)
     np.testing.assert_allclose(model.get_weights()[0], before * 0.9, rtol=1e-6)
-
-
-@pytest.mark.parametrize("from_logits", [False, True])
-def test_distillation_loss(from_logits):
-    def make():
-        return keras.Sequential([keras.Input((6,)), layers.Dense(3, None if from_logits else "softmax")])
-
-    student, teacher = make(), make()
-    distiller = Distiller(student, teacher, temperature=3.0, alpha=0.25, from_logits=from_logits)
-    distiller.compile(keras.optimizers.SGD(0.0), keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits))
-    logits = [X @ m.get_weights()[0] for m in (student, teacher)]
-    soft = [np.exp(z / 3) / np.exp(z / 3).sum(axis=1, keepdims=True) for z in logits]
-    divergence = (soft[1] * np.log(soft[1] / soft[0])).sum(axis=1).mean()
-    hard = -np.log((np.exp(logits[0]) / np.exp(logits[0]).sum(axis=1, keepdims=True))[np.arange(32), LABELS]).mean()
-    found = fit(distiller, batch_size=32).history["loss"][0]
-    assert found == pytest.approx(0.25 * hard + 0.75 * 9 * divergence, rel=1e-4)
-    np.testing.assert_array_equal(distiller.predict(X, verbose=0), student.predict(X, verbose=0))
-
-
-def test_distillation_prunes_the_student_only(tmp_path):
-    student, teacher = dense(), dense()
-    before = teacher.get_weights()
-    distiller = Distiller(student, teacher)
-    distiller.compile("adam", "sparse_categorical_crossentropy")
-    fit(distiller, epochs=4, callbacks=[PruneCallback(ConstantSparsity(0.75))])
-    assert [(w == 0).mean() for w in kernels(student)] == [0.75, 0.75]
-    for old, new in zip(before, teacher.get_weights(), strict=True):
-        np.testing.assert_array_equal(old, new)
-    distiller.save(tmp_path / "distiller.keras")
-    loaded = keras.models.load_model(tmp_path / "distiller.keras")
-    assert (loaded.temperature, loaded.alpha, loaded.from_logits) == (4.0, 0.1, False)
-    np.testing.assert_array_equal(loaded.predict(X, verbose=0), student.predict(X, verbose=0))
-    assert not loaded.teacher.trainable
-
-
-def test_distillation_copies_a_teacher():
-    student, teacher = dense(), dense()
-    fit(teacher, epochs=20)
-    # Older Keras logs the loss of a compiled model inside of another in the place of the outer one.
-    student, teacher = keras.Sequential(student.layers), keras.Sequential(teacher.layers)
-    distiller = Distiller(student, teacher, alpha=0.0, temperature=1.0)
-    distiller.compile(keras.optimizers.Adam(0.02), "sparse_categorical_crossentropy")
-    losses = fit(distiller, epochs=30).history["loss"]
-    assert losses[-1] < 0.2 * losses[0]
-
-
-def test_distiller_arguments():
-    with pytest.raises(TypeError, match=r"Distiller\.teacher: expected a Keras 3 model, got str"):
-        Distiller(dense(), "teacher")
-    with pytest.raises(ValueError, match="temperature: expected a number above 0, got 0"):
-        Distiller(dense(), dense(), temperature=0)
-    with pytest.raises(ValueError, match="alpha: expected a number from 0 to 1, got 2"):
-        Distiller(dense(), dense(), alpha=2)
