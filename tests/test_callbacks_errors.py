@@ -141,6 +141,20 @@ CASES = {
         ValueError,
         r"expected end_step >= begin_step, got begin_step=9 and end_step=3",
     ),
+    "a number for a schedule": (
+        lambda: PruneCallback(0.9),
+        TypeError,
+        r"schedule: expected a keras_prune schedule.*final_sparsity=0\.9",
+    ),
+    "the name of a schedule": (lambda: PruneCallback("cosine"), ValueError, r"schedule: expected one of"),
+    "a number for a criterion": (lambda: PruneCallback(criterion=1), TypeError, r"criterion: expected"),
+    "the name of a pattern": (lambda: PruneCallback(pattern="2:4"), ValueError, r"pattern: expected one of"),
+    "the name of an allocation": (
+        lambda: PruneCallback(allocation="fair"),
+        ValueError,
+        r"allocation: expected one of",
+    ),
+    "a number for a model": (lambda: PruneCallback().set_model(3), TypeError, r"expected a Keras 3 model"),
     "begin after the training": (
         lambda: fit(PruneCallback(PolynomialDecay(begin_step=100))),
         ValueError,

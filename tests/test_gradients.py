@@ -1,4 +1,4 @@
-"""Gradients in the training step: what is gathered, what is masked, which optimizer slots are cleared."""
+"""Gradients in the training step: what is gathered, and what is masked."""
 
 from __future__ import annotations
 
@@ -10,34 +10,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from absl import logging
+from gradient_models import MODES, RNG, Slope, Y, assert_no_momentum, fit, linear, mean_gradient  # type: ignore[import-not-found]
 from keras import layers, ops
 
 from keras_prune.callbacks import PruneCallback
-from keras_prune.criteria import Criterion
-from keras_prune.gradients import Gradients, clips, optimizers_of, slots
+from keras_prune.gradients import Gradients, clips, optimizers_of
 from keras_prune.masks import mask_constraint, prunable
 from keras_prune.schedules import ConstantSparsity, PolynomialDecay
-from keras_prune.surgery import prune
 
 pytestmark = pytest.mark.usefixtures("seeded")
-RNG = np.random.default_rng(0)
-X = RNG.normal(size=(24, 4)).astype("float32")
-Y = RNG.normal(size=(24, 2)).astype("float32")
-
-
-@dataclasses.dataclass(frozen=True)
-class Slope(Criterion):
-    """The mean gradient itself, so that tests see what is gathered."""
-
-    gathers: ClassVar[bool] = True
-    resets: ClassVar[bool] = False
-
-    def __call__(self, weights, statistic=None):
-        return np.abs(self.need(statistic))
-
-    def gather(self, weights, gradient):
-        assert weights.dtype == gradient.dtype == "float32"
-        return gradient
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,33 +39,7 @@ class Spy(keras.callbacks.Callback):
         self.counts.append(float(gradients.counts["out/kernel"].numpy()))
 
 
-def linear(optimizer=None, **options):
-    model = keras.Sequential([keras.Input((4,)), layers.Dense(2, use_bias=False, name="out")])
-    model.compile(optimizer or keras.optimizers.SGD(0.0), "mse", **options)
-    return model
-
-
-def fit(model, *callbacks, **options):
-    options = {"batch_size": 8, "epochs": 1, "verbose": 0, "shuffle": False, **options}
-    return model.fit(X, Y, callbacks=list(callbacks), **options)
-
-
-def gradient_of(weights, x=X, y=Y):
-    """Of the mean squared error of a linear model, by hand."""
-    return 2 * x.T @ (x @ weights - y) / y.size
-
-
-def mean_gradient(weights):
-    return np.mean([gradient_of(weights, X[i : i + 8], Y[i : i + 8]) for i in (0, 8, 16)], axis=0)
-
-
 never = ConstantSparsity(0.5, begin_step=10_000)
-MODES: dict[str, dict] = {
-    "plain": {"jit_compile": False},
-    "jit": {"jit_compile": True},
-    "3 steps": {"steps_per_execution": 3},
-    "eager": {"run_eagerly": True},
-}
 OPTIMIZERS = {
     "sgd": lambda: keras.optimizers.SGD(0.0),
     "loss scale": lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.0), initial_scale=1024.0),
@@ -211,17 +166,6 @@ def test_sparse_gradients_of_an_embedding(mode):
     assert_no_momentum(model)
 
 
-def assert_no_momentum(model):
-    optimizer = optimizers_of(model)[0]
-    by_owner = slots(optimizer, model.trainable_variables)
-    for path, variable in prunable(model).items():
-        pruned = mask_constraint(variable).mask.numpy() == 0
-        assert pruned.any()
-        assert by_owner[id(variable)]
-        for slot in by_owner[id(variable)]:
-            assert (slot.numpy()[pruned] == 0).all(), (path, slot.name)
-
-
 @pytest.mark.parametrize("mode", MODES)
 def test_masked_gradients_reach_no_momentum(mode):
     model = linear(keras.optimizers.Adam(0.01, clipnorm=1.0), **MODES[mode])
@@ -257,121 +201,6 @@ def test_clipping_without_masked_gradients_is_said_once(caplog):
     assert clips(keras.optimizers.SGD(global_clipnorm=2)) == "global_clipnorm=2"
     assert clips(keras.optimizers.SGD(clipvalue=0.5)) == "clipvalue=0.5"
     assert clips(keras.optimizers.SGD()) is None
-
-
-ALL_OPTIMIZERS = {
-    "momentum": (lambda: keras.optimizers.SGD(0.1, momentum=0.9), 1),
-    "adam": (lambda: keras.optimizers.Adam(0.1), 2),
-    "amsgrad": (lambda: keras.optimizers.Adam(0.1, amsgrad=True), 3),
-    "rmsprop": (lambda: keras.optimizers.RMSprop(0.1, momentum=0.9, centered=True), 3),
-    "nadam": (lambda: keras.optimizers.Nadam(0.1), 2),
-    "adadelta": (lambda: keras.optimizers.Adadelta(0.1), 2),
-    "lion": (lambda: keras.optimizers.Lion(0.1), 1),
-    "ema and accumulation": (
-        lambda: keras.optimizers.SGD(0.1, momentum=0.9, use_ema=True, gradient_accumulation_steps=4),
-        3,
-    ),
-    "scaled": (lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.1)), 2),
-    "adagrad": (lambda: keras.optimizers.Adagrad(0.1), 1),
-    "ftrl": (lambda: keras.optimizers.Ftrl(0.1), 2),
-}
-
-
-@pytest.mark.parametrize("name", ALL_OPTIMIZERS)
-def test_slots_of_pruned_weights_are_cleared(name):
-    make, expected = ALL_OPTIMIZERS[name]
-    model = linear(make())
-    fit(model)
-    variable = model.trainable_variables[0]
-    found = slots(optimizers_of(model)[0], model.trainable_variables)[id(variable)]
-    assert len(found) == expected
-    before = [slot.numpy() for slot in found]
-    prune(model, 0.5)
-    kept = variable.numpy() != 0
-    for slot, old in zip(found, before, strict=True):
-        begin = 0.1 if slot.name.endswith("accumulator") and "gradient" not in slot.name else 0.0
-        assert (slot.numpy()[~kept] == np.float32(begin)).all(), slot.name
-        assert (slot.numpy()[kept] == old[kept]).all(), slot.name
-    fit(model)
-    assert np.isfinite(variable.numpy()).all()
-
-
-def test_slots_of_weights_that_come_back_are_cleared():
-    model = linear(keras.optimizers.SGD(0.1, momentum=0.9))
-    fit(model, PruneCallback(ConstantSparsity(0.75)))
-    momentum = slots(model.optimizer, model.trainable_variables)[id(model.trainable_variables[0])][0]
-    pruned = model.get_weights()[0] == 0
-    assert np.count_nonzero(momentum.numpy()[pruned])  # gradients of pruned weights go in
-    prune(model, 0.0)
-    assert not np.count_nonzero(momentum.numpy()[pruned])
-    assert np.count_nonzero(momentum.numpy()[~pruned])
-
-
-def test_slots_of_equal_names_belong_in_order():
-    inner = [keras.Sequential([keras.Input((4,)), layers.Dense(4, name="same")], name="s") for _ in range(2)]
-    model = keras.Sequential([keras.Input((4,)), *inner[:1], layers.Dense(4, name="same_kernel")])
-    twice = [model.trainable_variables, *[inner[1].trainable_variables]]
-    variables = [*twice[0], *twice[1]]
-    optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
-    optimizer.build(variables)
-    by_owner = slots(optimizer, variables)
-    momenta = [v for v in optimizer.variables if v.name.endswith("momentum")]
-    assert [by_owner[id(v)] for v in variables] == [[m] for m in momenta]
-
-
-def test_multi_optimizer_slots():
-    multi = getattr(keras.optimizers, "MultiOptimizer", None)
-    if multi is None:
-        pytest.skip("this Keras has no MultiOptimizer")
-    momentum = keras.optimizers.SGD(0.1, momentum=0.9)
-    model = linear(multi(lambda variable: momentum))
-    fit(model, PruneCallback(ConstantSparsity(0.5), mask_gradients=True))
-    assert_no_momentum(model)
-
-
-def batches():
-    return [(X[i : i + 8], Y[i : i + 8]) for i in (0, 8, 16)]
-
-
-class Batches(keras.utils.PyDataset):
-    @property
-    def num_batches(self):
-        return 3
-
-    def __getitem__(self, index):
-        return batches()[index]
-
-
-@pytest.mark.parametrize(
-    "data",
-    [batches(), tf.data.Dataset.from_tensor_slices((X, Y)).batch(8), Batches()],
-    ids=["list", "dataset", "PyDataset"],
-)
-def test_prune_gathers_on_data(data):
-    model = linear()
-    weights = model.get_weights()[0]
-    prune(model, 0.5, criterion=Slope(), data=data)
-    expected = np.argsort(np.abs(mean_gradient(weights)).reshape(-1))[4:]
-    assert np.flatnonzero(model.get_weights()[0]).tolist() == sorted(expected.tolist())
-
-
-def test_prune_gathers_on_arrays():
-    model = linear()
-    weights = model.get_weights()[0]
-    prune(model, 0.5, criterion=Slope(), data=(X, Y))  # one batch: 24 < 32
-    expected = np.argsort(np.abs(gradient_of(weights)).reshape(-1))[4:]
-    assert np.flatnonzero(model.get_weights()[0]).tolist() == sorted(expected.tolist())
-    assert model.optimizer.iterations.numpy() == 0
-
-
-def test_prune_errors_of_data():
-    with pytest.raises(ValueError, match=r"expected data for the criterion Slope\(\).*data=\(x, y\)"):
-        prune(linear(), 0.5, criterion=Slope())
-    with pytest.raises(ValueError, match=r"at least one batch"):
-        prune(linear(), 0.5, criterion=Slope(), data=[])
-    model = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
-    with pytest.raises(ValueError, match=r"compiled with a loss.*model\.compile"):
-        prune(model, 0.5, criterion=Slope(), data=(X, Y))
 
 
 def test_gradients_without_variables_are_refused_while_they_are_needed():
