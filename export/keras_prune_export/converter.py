@@ -19,11 +19,14 @@ from keras_prune_export import checks, copies
 
 OPTIMIZATIONS = (None, "float16", "dynamic_range", "int8")
 _LOOKUPS = ("IntegerLookup", "StringLookup", "TextVectorization", "Hashing", "HashedCrossing")
+# Newer converters give dynamic-range FULLY_CONNECTED a scale for each output: version 12 of the operator, which
+# tflite-runtime 2.14 refuses. Those without this switch know one scale only.
+_ONE_SCALE = "_experimental_disable_per_channel_quantization_for_dense_layers"
 _CALIBRATION_EXAMPLES = 300  # as the converter's guide advises: 100 to 500
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keeps the export's messages and the converter's notes and warnings from the user's screen and test suite."""
     loggers = [logging.getLogger(name) for name in ("absl", "tensorflow")]
     levels = [logger.level for logger in loggers]
@@ -59,10 +62,11 @@ def convert(model: Any, *, optimize: str | None = None, representative_data: Any
 
     Args:
         model: a built Keras 3 model; it is not changed.
-        optimize: None for float32, "float16" (weights), "dynamic_range" (int8 weights), or "int8" (weights and
+        optimize: None for float32, "float16" (weights), "dynamic_range" (int8 weights, one scale for each output; in
+            fully connected layers one for all, which is what tflite-runtime 2.14 can read), or "int8" (weights and
             activations; inputs and outputs stay float32).
-        representative_data: for "int8": inputs of a model with one input, (examples, ...) float32, of which 300 are
-            used; or a function that yields lists of inputs, as the converter takes it.
+        representative_data: for "int8": inputs of a model with one input, (examples, ...), of which 300 are used; or
+            a function that yields lists of inputs, as the converter takes it.
 
     Returns:
         The .tflite file's bytes.
@@ -78,10 +82,10 @@ def convert(model: Any, *, optimize: str | None = None, representative_data: Any
     if (optimize == "int8") != (representative_data is not None):
         raise ValueError("convert: expected representative_data with optimize='int8', and only with it")
     source = copies.as_float32(model, "convert")
-    with tempfile.TemporaryDirectory(prefix="keras_prune_") as folder, _quiet():
+    with tempfile.TemporaryDirectory(prefix="keras_prune_") as folder, quiet():
         try:
             source.export(folder)
-            return bytes(_converter(folder, optimize, representative_data).convert())
+            return bytes(_converter(folder, optimize, _representative(model, representative_data)).convert())
         except Exception as error:
             raise ValueError(_refusal(model, str(error))) from error
 
@@ -119,14 +123,18 @@ def _converter(folder: str, optimize: str | None, representative_data: Any) -> A
         stock.optimizations = [tf.lite.Optimize.DEFAULT]
     if optimize == "float16":
         stock.target_spec.supported_types = [tf.float16]
+    if optimize == "dynamic_range" and hasattr(stock, _ONE_SCALE):
+        setattr(stock, _ONE_SCALE, True)
     if optimize == "int8":
-        stock.representative_dataset = _representative(representative_data)
+        stock.representative_dataset = representative_data
         stock.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     return stock
 
 
-def _representative(data: Any) -> Callable[[], Iterable[Any]]:
-    if callable(data):
+def _representative(model: Any, data: Any) -> Callable[[], Iterable[Any]] | None:
+    if data is None or callable(data):
         return data
-    examples = np.asarray(data, np.float32)[:_CALIBRATION_EXAMPLES]
+    inputs = list(getattr(model, "inputs", None) or [])
+    dtype = str(inputs[0].dtype) if len(inputs) == 1 else "float32"
+    examples = np.asarray(data)[:_CALIBRATION_EXAMPLES].astype("float32" if "float" in dtype else dtype)
     return lambda: ([examples[index : index + 1]] for index in range(len(examples)))

@@ -1,0 +1,90 @@
+"""The stock target: built-in operators only, by TensorFlow's converter; runs everywhere with default settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from keras_prune.int8 import Int8
+from keras_prune.quantization import Codebook
+from keras_prune_export import converter
+from keras_prune_export.schemes import Schemes
+
+ACTIVATIONS = ("float32", "int8")
+
+
+def make(
+    model: Any,
+    *,
+    weights: Any = None,
+    activations: str = "float32",
+    representative_data: Any = None,
+    function: str = "export_tflite",
+) -> bytes:
+    """Converts a model to a plain .tflite file. Zeros stay zero; they make the file no smaller.
+
+    | weights | activations | what it is |
+    |---|---|---|
+    | None, "lossless" | float32 | every bit of the weights |
+    | "float16" | float32 | half the size; expanded at load, computes in float32 |
+    | Int8() | float32 | a quarter; "dynamic range": activations are quantized to int8 while it runs |
+    | None, Int8() | int8 | a quarter; integer arithmetic, inputs and outputs stay float32 |
+
+    Args:
+        model: a built Keras 3 model; it is not changed.
+        weights: see above; all weights are meant, pruned or not (the converter leaves those of a few hundred as they
+            are).
+        activations: "float32" or "int8".
+        representative_data: for int8 activations: typical inputs, as `keras_prune_export.convert` takes them.
+        function: name of the public function, for errors.
+
+    Returns:
+        The file's bytes.
+
+    Raises:
+        TypeError: ``weights`` is no scheme.
+        ValueError: a scheme that stock files do not have, int8 activations without data, or the converter's refusal.
+    """
+    check(weights, activations, representative_data, function=function)
+    if activations == "int8":
+        return converter.convert(model, optimize="int8", representative_data=representative_data)
+    optimize = {None: None, "lossless": None, "float16": "float16", Int8(): "dynamic_range"}[weights]
+    return converter.convert(model, optimize=optimize)
+
+
+def check(weights: Any, activations: Any, representative_data: Any, *, function: str = "export_tflite") -> None:
+    """Refuses what stock files do not have, before any work.
+
+    Raises:
+        TypeError: ``weights`` is no scheme.
+        ValueError: a scheme that stock files do not have, or int8 activations without data.
+    """
+    Schemes(weights, function=function)
+    if isinstance(weights, Codebook | Mapping):
+        kind = "a codebook" if isinstance(weights, Codebook) else "a dict of layers"
+        raise ValueError(
+            f"{function}: expected weights to be None, 'float16' or keras_prune.Int8() for target='stock', got {kind}; "
+            "built-in operators have no codebooks, and the converter treats all layers alike: take target='packed'"
+        )
+    check_activations(activations, representative_data, function=function)
+    if activations == "int8" and weights not in (None, Int8()):
+        raise ValueError(
+            f"{function}: expected weights=keras_prune.Int8() with activations='int8', got {weights!r}; integer "
+            "operators have int8 weights"
+        )
+
+
+def check_activations(activations: Any, representative_data: Any, *, function: str) -> None:
+    """Raises ValueError for unknown activations, int8 ones without data, or data without them."""
+    if activations not in ACTIVATIONS:
+        raise ValueError(f"{function}: expected activations to be one of {ACTIVATIONS}, got {activations!r}")
+    if activations == "int8" and representative_data is None:
+        raise ValueError(
+            f"{function}: expected representative_data with activations='int8', got none; pass some hundred typical "
+            "inputs, (examples, ...), or a function that yields lists of inputs"
+        )
+    if activations != "int8" and representative_data is not None:
+        raise ValueError(
+            f"{function}: expected representative_data only with activations='int8', got it with {activations!r}; "
+            "leave it out"
+        )
