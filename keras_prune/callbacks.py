@@ -11,7 +11,15 @@ import tensorflow as tf
 
 from keras_prune.engine import Engine, recipe_of
 from keras_prune.gradients import optimizers_of
-from keras_prune.masks import Layers, Recipe, apply_masks, check_model, prunable, reset_train_function
+from keras_prune.masks import (
+    Layers,
+    Recipe,
+    apply_masks,
+    check_model,
+    one_pass_in,
+    prunable,
+    reset_train_function,
+)
 from keras_prune.schedules import Schedule
 
 
@@ -166,7 +174,7 @@ class PruneCallback(keras.callbacks.Callback):
         self.engine.finish("PruneCallback")
         self.engine.release()
         for variable in self.engine.variables.values():
-            variable.constraint.claim = None
+            variable.constraint.claim = variable.constraint.one_pass = None
         self._fit = None
 
     # How it is done.
@@ -220,6 +228,7 @@ class PruneCallback(keras.callbacks.Callback):
                     "one, call finish() of a Pruner that is done, or give each its own layers=..."
                 )
             variable.constraint.claim = (self, self._fit)
+            variable.constraint.one_pass = one_pass_in(model, variable)
         return new
 
     def _is_taken(self, claim: tuple[Any, Any] | None) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_prune import mask_op
 from keras_prune.allocation import Allocation, Uniform, check_keys, matches
 from keras_prune.criteria import Criterion, Magnitude
 from keras_prune.kernel_axes import OutputAxes
@@ -61,6 +63,7 @@ class MaskConstraint(keras.constraints.Constraint):
         self.claim: tuple[Any, Any] | None = None  # (callback, its fit) while a callback changes the mask
         self.follow: Callable[[], None] | None = None  # masks what goes with pruned channels
         self.output_axes: OutputAxes = -1  # of the weight, as its layer has them
+        self.one_pass: Callable[[], bool] | None = None  # whether the step that is traced now may hold the native op
 
     def __call__(self, w: Any) -> Any:
         """The weights with zeros where the mask is 0; same shape and dtype."""
@@ -71,6 +74,8 @@ class MaskConstraint(keras.constraints.Constraint):
 
     def apply_mask(self, w: Any) -> Any:
         """The mask alone, without the inner constraint."""
+        if self.one_pass is not None and self.one_pass():
+            return mask_op.masked(w, self.mask)
         return ops.where(ops.cast(self.mask, "bool"), w, ops.zeros((), w.dtype))
 
     def get_config(self) -> dict[str, Any]:
@@ -172,6 +177,14 @@ def mask_constraint(variable: Any) -> MaskConstraint | None:
     """The mask constraint of a variable, if it has one."""
     constraint = variable.constraint
     return constraint if isinstance(constraint, MaskConstraint) else None
+
+
+def one_pass_in(model: Any, variable: Any) -> Callable[[], bool] | None:
+    """For `MaskConstraint.one_pass`, in a ``fit`` of this model: whenever its step is not compiled by XLA."""
+    if not mask_op.fits(variable, variable.constraint.mask):
+        return None
+    trained = weakref.ref(model)
+    return lambda: not getattr(trained(), "jit_compile", True)
 
 
 def scope_of(variable: Any) -> Any:

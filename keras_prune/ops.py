@@ -8,21 +8,17 @@ for the part of the model that holds it.
 
 from __future__ import annotations
 
-import sys
-import threading
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from keras_prune import native, sparse_format
+from keras_prune import op_library, sparse_format
 from keras_prune.quantization import Codebook
 
 OP_NAME = "KerasPruneRelativeIndexMatmul"
 _FUNCTION = "keras_prune_relative_index_matmul"
 _DEFAULT_WEIGHTS = Codebook()
-_lock = threading.Lock()
-_library: Any = None
 
 
 def load() -> None:
@@ -38,24 +34,7 @@ def load() -> None:
     Example:
         >>> load()
     """
-    global _library  # noqa: PLW0603 - loaded at the first use, for the whole process
-    if _library is not None:
-        return
-    with _lock:
-        library = tf.load_op_library(str(native.op_path()))
-        _library = library if hasattr(library, _FUNCTION) else _loaded_before()
-
-
-def _loaded_before() -> Any:
-    """The functions of the op where this process has it from a copy of the library at another path."""
-    for module in list(sys.modules.values()):
-        if _FUNCTION in getattr(module, "__dict__", {}):  # where tf.load_op_library keeps what it makes
-            return module
-    raise RuntimeError(
-        f"keras_prune: expected TensorFlow 2.16 or newer, which registers {OP_NAME}, got {tf.__version__}, which did "
-        "not (the reason is on stderr): install another tensorflow; or this process's C++ code registered the op, "
-        "without Python functions: call keras_prune.ops.load() before it does"
-    )
+    op_library.load(_FUNCTION)
 
 
 def _invalid(message: str) -> tf.errors.InvalidArgumentError:
@@ -135,7 +114,8 @@ def relative_index_matmul(
 
 
 def _matmul(x: tf.Tensor, packed: tf.Tensor, *, transpose: bool, rows: int, cols: int) -> tf.Tensor:
-    y = _library.keras_prune_relative_index_matmul(x, packed, transpose=transpose, rows=rows, cols=cols)
+    function = op_library.load(_FUNCTION).keras_prune_relative_index_matmul
+    y = function(x, packed, transpose=transpose, rows=rows, cols=cols)
     size = cols if transpose else rows
     if size >= 0:  # shape functions of the C API cannot read the attributes
         y.set_shape(x.shape[:-1].concatenate([size]))
