@@ -67,6 +67,7 @@ bench: setup  ## Speed and memory as ratios, each measured in turn in one run; J
 	$(QUIET_TF) $(BIN)/python benchmarks/latency.py --out $(OUT)/bench --json $(OUT)/bench/latency.json
 	$(QUIET_TF) $(BIN)/python benchmarks/training.py --out $(OUT)/bench --json $(OUT)/bench/training.json
 	$(QUIET_TF) $(BIN)/python benchmarks/freezing.py --out $(OUT)/bench --json $(OUT)/bench/freezing.json
+	$(QUIET_TF) $(BIN)/python benchmarks/size_tables.py --out $(OUT)/bench --json $(OUT)/bench/size_tables.json
 
 results: setup  ## README's table: LeNet-300-100 on MNIST over three seeds (DATA=path of mnist.npz, else downloaded).
 	@$(QUIET_TF) $(BIN)/python benchmarks/mnist_results.py --out $(OUT)/results $(if $(DATA),--data $(DATA))

@@ -85,6 +85,8 @@ def _likely_block(mask: np.ndarray, counts: np.ndarray, low_bytes: int) -> tuple
     """The block that needs the fewest bits on a sample: those of the kept units and of the zeros in them."""
     sample = list(_bands(mask))
     num_kept = sum(int(np.count_nonzero(band)) for band in sample)
+    if num_kept in (0, sum(band.size for band in sample)):
+        return 1, 1  # nothing to group
 
     def bits(block: tuple[int, int]) -> float:
         units = kept_units = stored = 0

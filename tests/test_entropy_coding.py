@@ -39,7 +39,7 @@ def symbol_arrays(draw: st.DrawFn) -> np.ndarray:
     coder=st.sampled_from([None, "fixed", "rans"]),
     lane_bits=st.sampled_from([None, *range(7)]),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_round_trip(symbols, coder, lane_bits):
     coded = entropy_coding.encode(symbols, coder=coder, lane_bits=lane_bits)
     stream = entropy_coding.read(coded + b"what follows")
