@@ -55,7 +55,8 @@ def test_kernels_of_an_instruction_set_share_no_function(tmp_path, isa):
         command = [*COMPILER, *PROJECT_FLAGS, *ISA_FLAGS[isa], "-c", str(source), "-o", str(target)]
         subprocess.run(command, check=True)
         symbols = subprocess.run(["nm", "-C", str(target)], capture_output=True, text=True, check=True).stdout
-        assert re.search(r" ([DRdr] keras_prune::kFc|T keras_prune::ApplyMask)", symbols), "nm's output is not as this test reads it"
+        shown = re.search(r" ([DRdr] keras_prune::kFc|T keras_prune::ApplyMask)", symbols)
+        assert shown, "nm's output is not as this test reads it"
         assert [line for line in symbols.splitlines() if re.match(r"\w* +[VWuvw] ", line)] == []
 
 
