@@ -197,7 +197,9 @@ def wrap(
     pattern: Any = "unstructured",
     layers: Layers = None,
 ) -> Any:
-    """A copy of the model whose prunable layers are wrapped in `Prune`; weights, masks and zeros are carried over.
+    """A copy of the model whose prunable layers are wrapped in `Prune`; weights and masks are carried over.
+
+    Zeros without a mask, as in a model that was loaded, are weights like others: call `prune` before.
 
     Shared layers stay shared, nested models are copied with their layers wrapped, layers around others
     (``TimeDistributed``, ``Bidirectional``, a layer of your own) are wrapped from outside. Frozen layers are copied

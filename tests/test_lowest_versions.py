@@ -14,8 +14,8 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # What crosses TensorFlow, Keras and the runtime; the pure modules do not depend on versions.
 FILES = (
-    "callbacks cleanup codebook_training delegate evaluate export_tflite followers graph layers masks ops "
-    "quantize_model retraining runtime surgery wrappers"
+    "callbacks callbacks_fits callbacks_steps cleanup codebook_training delegate evaluate export_tflite followers "
+    "graph layers masks ops quantize_model retraining runtime surgery wrappers"
 ).split()
 # TensorFlow 2.16 allows only NumPy 1.
 PINNED = {"numpy": "numpy<2"}
