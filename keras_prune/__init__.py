@@ -56,6 +56,7 @@ _EXPORTS = {
     "Unstructured": "keras_prune.patterns",
     "compare_tflite": "keras_prune_export",
     "evaluate_tflite": "keras_prune_export",
+    "export_saved_model": "keras_prune_export",
     "export_tflite": "keras_prune_export",
     "find_quality": "keras_prune.analysis",
     "find_sparsity": "keras_prune.analysis",

@@ -12,6 +12,7 @@ _EXPORTS = {
     "compare_tflite": "keras_prune_export.evaluate",
     "convert": "keras_prune_export.converter",
     "evaluate_tflite": "keras_prune_export.evaluate",
+    "export_saved_model": "keras_prune_export.saved_model",
     "export_tflite": "keras_prune_export.tflite",
     "load_interpreter": "keras_prune_export.runtime",
     "predict_tflite": "keras_prune_export.evaluate",

@@ -1,0 +1,155 @@
+"""The packed SavedModel's graph: the endpoint as Keras made it, and an initialisation that expands the weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import pathlib
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+from keras_prune_export import expansion, graph_definition
+from keras_prune_export.dense_saved_model import INITIALIZER, SIGNATURE, DenseSavedModel
+from keras_prune_export.targets.saved_model import Stored
+
+ASSET = "weights.bin"
+
+
+@dataclasses.dataclass(frozen=True)
+class Expanded:
+    """One stream of the asset, and the variables whose values it holds.
+
+    Attributes:
+        nodes: names of the variables' handles in the graph.
+        stored: their values, one after another.
+        shapes: of the variables.
+    """
+
+    nodes: tuple[str, ...]
+    stored: Stored
+    shapes: tuple[tuple[int, ...], ...]
+
+
+def check_operators(graph: Any, name: str) -> None:
+    """Refuses a model with operators that a stock server does not have.
+
+    Args:
+        graph: ``GraphDef`` of the model.
+        name: of the model.
+
+    Raises:
+        ValueError: names them.
+    """
+    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+    found = sorted({node.op for node in nodes if node.op.startswith("KerasPrune") or node.op.endswith("PyFunc")})
+    if found:
+        raise ValueError(
+            f"export_saved_model: expected operators of stock TensorFlow, and {name!r} uses {', '.join(found)}; export "
+            " the model as it was before PackedDense.from_dense, and express py_function in TensorFlow"
+        )
+
+
+def write(folder: pathlib.Path, dense: DenseSavedModel, entries: Sequence[Expanded]) -> None:
+    """Writes the SavedModel.
+
+    Args:
+        folder: an empty folder.
+        dense: the model as Keras exported it.
+        entries: the values of every variable.
+    """
+    from tensorflow.core.protobuf import saved_model_pb2  # noqa: PLC0415
+
+    data = b"".join(entry.stored.data for entry in entries)
+    saved = saved_model_pb2.SavedModel(saved_model_schema_version=1, meta_graphs=[_meta_graph(dense, entries, data)])
+    (folder / "assets").mkdir()
+    for name, source in dense.assets.items():
+        shutil.copyfile(source, folder / "assets" / name)
+    (folder / "assets" / _asset_name(dense)).write_bytes(data)
+    (folder / "saved_model.pb").write_bytes(saved.SerializeToString(deterministic=True))
+
+
+def _asset_name(dense: DenseSavedModel) -> str:
+    return ASSET if ASSET not in dense.assets else f"keras_prune_{ASSET}"
+
+
+def _meta_graph(dense: DenseSavedModel, entries: Sequence[Expanded], data: bytes) -> Any:
+    """Only what loaders need: the object graph says the same again, and without it Python loads as from TF 1."""
+    import tensorflow as tf  # noqa: PLC0415
+
+    old, unique = dense.meta_graph, hashlib.blake2b(data, digest_size=6).hexdigest()
+    graph, file, initializer = _graph(dense, entries, data)
+    with graph.as_default():  # TensorFlow exports no graph in eager mode
+        new = tf.compat.v1.MetaGraphDef(
+            graph_def=tf.compat.v1.train.export_meta_graph(graph=graph, strip_default_attrs=True).graph_def
+        )
+    new.meta_info_def.tags.append(tf.saved_model.SERVING)
+    new.meta_info_def.tensorflow_version = old.meta_info_def.tensorflow_version
+    new.meta_info_def.stripped_default_attrs = True
+    new.signature_def[SIGNATURE].CopyFrom(old.signature_def[SIGNATURE])
+    new.signature_def[INITIALIZER].outputs[INITIALIZER].name = initializer
+    new.asset_file_def.extend(old.asset_file_def)
+    new.asset_file_def.add(filename=_asset_name(dense)).tensor_info.name = file
+    _name_variables(new.graph_def, unique)
+    _shorten(new)
+    return new
+
+
+def _name_variables(graph: Any, unique: str) -> None:
+    """Names that no other model in the same process has, which would share the variables."""
+    handles = [node for node in graph.node if node.op == "VarHandleOp"]
+    for number, node in enumerate(handles):
+        node.attr["shared_name"].s = f"{unique}_{number}".encode()
+
+
+def _shorten(meta_graph: Any) -> None:
+    """Shrinks the graph and gives tensors their new names."""
+    infos = [asset.tensor_info for asset in meta_graph.asset_file_def]
+    for signature in meta_graph.signature_def.values():
+        infos += [*signature.inputs.values(), *signature.outputs.values()]
+    names = graph_definition.shrink(meta_graph.graph_def, [info.name.partition(":")[0] for info in infos])
+    for info in infos:
+        name, colon, port = info.name.partition(":")
+        info.name = f"{names[name]}{colon}{port}"
+
+
+def _graph(dense: DenseSavedModel, entries: Sequence[Expanded], data: bytes) -> tuple[Any, str, str]:
+    """The graph, the tensor of the asset's path, and the node that initialises everything."""
+    import tensorflow as tf  # noqa: PLC0415
+
+    checksum = expansion.checksum(data)
+    before = dense.meta_graph.signature_def[INITIALIZER].outputs[INITIALIZER].name
+    with tf.Graph().as_default() as graph:
+        tf.graph_util.import_graph_def(dense.meta_graph.graph_def, name="")
+        file = tf.constant(_asset_name(dense))
+        content = expansion.checked(file, checksum)
+        expanders = {kind: expansion.expander(kind) for kind in dict.fromkeys(entry.stored.kind for entry in entries)}
+        done, begin = [graph.get_operation_by_name(before)] if before else [], 0
+        for entry in entries:
+            with tf.control_dependencies(done):  # one after another: memory for one only, beside the variables
+                values = expanders[entry.stored.kind](content, *_arguments(entry, begin))
+                done = _assign(graph, entry, values)
+            begin += len(entry.stored.data)
+        with tf.control_dependencies(done):
+            initializer = tf.no_op()
+    return graph, file.name, initializer.name
+
+
+def _arguments(entry: Expanded, begin: int) -> tuple[Any, Any]:
+    import tensorflow as tf  # noqa: PLC0415
+
+    stored = entry.stored
+    numbers = [begin, len(stored.data), stored.count, *stored.channels]
+    return tf.constant(numbers, tf.int64), tf.constant(stored.shape, tf.int32, shape=[len(stored.shape)])
+
+
+def _assign(graph: Any, entry: Expanded, values: Any) -> list[Any]:
+    import tensorflow as tf  # noqa: PLC0415
+
+    parts = [values]
+    if entry.shapes != (entry.stored.shape,):
+        sizes = [tf.TensorShape(shape).num_elements() for shape in entry.shapes]
+        flat = zip(tf.split(values, sizes), entry.shapes, strict=True)
+        parts = [part if len(shape) == 1 else tf.reshape(part, shape) for part, shape in flat]
+    handles = [graph.get_operation_by_name(node).outputs[0] for node in entry.nodes]
+    return [tf.raw_ops.AssignVariableOp(resource=h, value=v) for h, v in zip(handles, parts, strict=True)]
