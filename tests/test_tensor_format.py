@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import pathlib
+import re
 import struct
 import tracemalloc
 
@@ -414,3 +415,10 @@ def test_what_holds_bytes_is_a_buffer(same):
 def test_what_is_not_bytes_is_a_type_error(read, other):
     with pytest.raises(TypeError, match="expected bytes or a uint8 array, got"):
         read(other)
+
+
+def test_the_example_in_the_documentation():
+    text = (GOLDEN.parents[1] / "docs" / "format.md").read_text()
+    block = next(part for part in text.split("```") if part.strip().startswith("4b505249 02"))
+    codes = [re.split(r"\s{3,}(?=[a-z])", line.strip())[0] for line in block.strip().splitlines()]
+    assert bytes.fromhex("".join(codes)) == TINY_RANS
