@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_prune.gradients import slots, stand_before
 from keras_prune.masks import (
     Layers,
     attach,
@@ -31,6 +33,7 @@ class _Tie:
     codes: Any  # variable of the weight's shape, uint8; code 0 is pruned
     first: np.ndarray  # (size,) positions of each code's first member
     inner: Any  # the constraint before
+    release: Callable[[], None]  # ends the training that this tie belongs to
 
     def __call__(self, w: Any) -> Any:
         if self.inner is not None:
@@ -87,7 +90,7 @@ class CodebookCallback(keras.callbacks.Callback):
         self._variables: dict[str, Any] = {}
         self._ties: dict[int, _Tie] = {}
         self._optimizer: Any = None
-        self._own_apply: Any = None  # what the optimizer had as its own `apply` already, if anything
+        self._undo: Callable[[], None] | None = None  # gives the optimizer its own step back
 
     def set_model(self, model: Any) -> None:
         """Takes the model; raises TypeError for one that is not of Keras 3."""
@@ -102,6 +105,7 @@ class CodebookCallback(keras.callbacks.Callback):
             raise ValueError(
                 "CodebookCallback: expected a model that has weights, got one not built yet; train it first"
             )
+        _release_broken_off(model)
         self._variables = prunable(model, self.layers)
         attach(self._variables)
         self._claim()
@@ -146,24 +150,21 @@ class CodebookCallback(keras.callbacks.Callback):
         positions = np.zeros(len(codebook), np.int32)
         positions[present] = first
         code_variable = keras.Variable(codes, dtype="uint8", trainable=False, name=f"{variable.name}_codes")
-        constraint.inner = self._ties[id(variable)] = _Tie(code_variable, positions, constraint.inner)
+        constraint.inner = self._ties[id(variable)] = _Tie(code_variable, positions, constraint.inner, self._release)
         self._tie_slots(variable, codes)
 
     def _tie_slots(self, variable: Any, codes: np.ndarray) -> None:
         """Gives the optimizer's slots of a code one value, their mean: unequal ones would move its weights apart."""
-        name = variable.path.replace("/", "_")
         counts = np.maximum(np.bincount(codes.reshape(-1)), 1)
-        for slot in self._optimizer.variables:
-            if tuple(slot.shape) == tuple(variable.shape) and name in slot.path:
-                sums = np.bincount(codes.reshape(-1), slot.numpy().astype(np.float64).reshape(-1))
-                slot.assign((sums / counts)[codes])
+        for slot in slots(self._optimizer, self.model.trainable_variables).get(id(variable), ()):
+            sums = np.bincount(codes.reshape(-1), slot.numpy().astype(np.float64).reshape(-1))
+            slot.assign((sums / counts)[codes])
 
     def _sum_gradients(self) -> None:
         """Puts the sums over members before the optimizer's own step, for this fit."""
-        ties, apply = self._ties, self._optimizer.apply
-        self._own_apply = self._optimizer.__dict__.get("apply")
+        ties = self._ties
 
-        def apply_sums(grads: Any, trainable_variables: Any = None) -> Any:
+        def apply_sums(apply: Callable[..., Any], grads: Any, trainable_variables: Any) -> Any:
             variables = trainable_variables if trainable_variables is not None else self.model.trainable_variables
             tied = [
                 gradient if gradient is None or id(variable) not in ties else ties[id(variable)].gather(gradient)
@@ -171,7 +172,7 @@ class CodebookCallback(keras.callbacks.Callback):
             ]
             return apply(tied, trainable_variables)
 
-        self._optimizer.apply = apply_sums
+        self._undo = stand_before(self._optimizer, apply_sums)
 
     def _release(self) -> None:
         for variable in self._variables.values():
@@ -185,8 +186,14 @@ class CodebookCallback(keras.callbacks.Callback):
                 constraint.inner = tie.inner
             if constraint.claim and constraint.claim[0] is self:
                 constraint.claim = None
-        if self._optimizer is not None:
-            del self._optimizer.apply
-            if self._own_apply is not None:
-                self._optimizer.apply = self._own_apply
-            self._optimizer = None
+        if self._undo is not None:
+            self._undo()
+            self._undo = None
+
+
+def _release_broken_off(model: Any) -> None:
+    """Unties what another callback has tied in a fit that was broken off, not in this one."""
+    fit = getattr(model, "history", None)
+    for constraint in filter(None, map(mask_constraint, model.variables)):
+        if isinstance(constraint.inner, _Tie) and not (constraint.claim and constraint.claim[1] is fit):
+            constraint.inner.release()

@@ -198,9 +198,8 @@ def _masked(gradient: Any, constraint: Any) -> Any:
 
 def _intercept(optimizer: Any, change: Callable[..., list[Any]]) -> Callable[[], None]:
     """Puts a change of gradients before the optimizer's ``apply``; returns what takes it away again."""
-    own, apply = vars(optimizer).get("apply"), optimizer.apply
 
-    def apply_changed(grads: Any, trainable_variables: Any = None) -> Any:
+    def apply_changed(apply: Callable[..., Any], grads: Any, trainable_variables: Any) -> Any:
         if trainable_variables is None:
             raise ValueError(
                 "optimizer.apply: expected gradients and their variables while a model is pruned with gathered or "
@@ -210,13 +209,38 @@ def _intercept(optimizer: Any, change: Callable[..., list[Any]]) -> Callable[[],
         grads = change(list(grads), trainable_variables, optimizer.loss_scale_factor)
         return apply(grads, trainable_variables)
 
-    def undo() -> None:
-        if vars(optimizer).get("apply") is apply_changed:
-            del optimizer.apply
-            if own is not None:
-                optimizer.apply = own
+    return stand_before(optimizer, apply_changed)
 
-    optimizer.apply = apply_changed
+
+def stand_before(optimizer: Any, change: Callable[..., Any]) -> Callable[[], None]:
+    """Puts a function before the optimizer's ``apply``; several may stand there, and leave in any order.
+
+    Args:
+        optimizer: a Keras optimizer.
+        change: called with the ``apply`` behind it, the gradients, and the variables or None; returns what ``apply``
+            does.
+
+    Returns:
+        What takes it away again.
+    """
+    own, apply = vars(optimizer).get("apply"), optimizer.apply
+
+    def before(grads: Any, trainable_variables: Any = None) -> Any:
+        if before.gone:  # type: ignore[attr-defined]
+            return apply(grads, trainable_variables)
+        return change(apply, grads, trainable_variables)
+
+    def undo() -> None:
+        before.gone = True  # type: ignore[attr-defined]
+        first = vars(optimizer).get("apply")
+        while getattr(first, "gone", False):  # those that left while others stood before them
+            first = first.own
+        vars(optimizer).pop("apply", None)
+        if first is not None:
+            optimizer.apply = first
+
+    before.gone, before.own = False, own  # type: ignore[attr-defined]
+    optimizer.apply = before
     return undo
 
 

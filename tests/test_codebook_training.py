@@ -156,6 +156,47 @@ def test_the_model_is_left_as_it_was(make):
     assert (kernels(model)[0] == 0).mean() == 0.5
 
 
+def test_two_codebooks_in_one_fit():
+    model = dense()
+    fit(model, CodebookCallback(Codebook(2), layers="hidden"), CodebookCallback(Codebook(3), layers="out"))
+    assert [len(np.unique(weights)) for weights in kernels(model)] == [4, 8]
+    assert [v.constraint.inner for v in prunable(model).values()] == [None, None]
+    assert "apply" not in vars(model.optimizer)
+
+
+def test_a_fit_that_was_broken_off_leaves_nothing_to_a_new_callback():
+    model = dense()
+
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, CodebookCallback(Codebook(2)), Stop())
+    fit(model, CodebookCallback(Codebook(2), layers="out"))
+    assert [v.constraint.inner for v in prunable(model).values()] == [None, None]
+    assert "apply" not in vars(model.optimizer)
+    fit(model)
+    assert [len(np.unique(weights)) > 8 for weights in kernels(model)] == [True, True]
+
+
+def test_slots_of_other_layers_are_left_alone():
+    """The slots of ``my_dense`` have the name of ``dense`` in theirs."""
+    inputs = keras.Input((6,))
+    x = layers.Dense(6, name="my_dense")(layers.Dense(6, name="dense")(inputs))
+    model = keras.Model(inputs, layers.Dense(3, name="out")(x))
+    model.compile(keras.optimizers.Adam(0.01), "mse")
+    fit(model)
+
+    def momentum():
+        return next(v.numpy() for v in model.optimizer.variables if v.name == "my_dense_kernel_momentum")
+
+    seen, before = [], momentum()
+    look = keras.callbacks.LambdaCallback(on_train_batch_begin=lambda batch, logs: seen.append(momentum()))
+    fit(model, CodebookCallback(Codebook(2), layers="dense"), look, epochs=1)
+    np.testing.assert_array_equal(seen[0], before)
+
+
 def test_training_lowers_the_loss_of_the_quantized_model():
     model = dense(keras.optimizers.Adam(0.01))
     target = (X[:, :3] - X[:, 3:]).astype("float32")
@@ -184,7 +225,7 @@ def test_the_export_stores_the_kernels_exactly():
 @pytest.mark.parametrize("pruning_first", [False, True])
 def test_pruning_in_the_same_fit_is_refused(pruning_first):
     callbacks = [PruneCallback(ConstantSparsity(0.5)), CodebookCallback()]
-    with pytest.raises(ValueError, match=r"CodebookCallback: expected codes that stay|expected one callback for each"):
+    with pytest.raises(ValueError, match=r"expected codes that stay|expected one .* for each weight, got two"):
         fit(dense(), *(callbacks if pruning_first else callbacks[::-1]))
 
 
