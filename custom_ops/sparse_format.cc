@@ -99,7 +99,8 @@ const char* StatusMessage(Status status) {
     case Status::kBadChecksum:
       return "the packed weights' checksum does not match (corrupt); export the model again";
     case Status::kBadCodebook:
-      return "the packed weights' codebook or scales hold NaN or infinity; look for diverged training";
+      return "the packed weights' codebook or scales hold NaN or infinity, or a scale is negative; look for diverged "
+             "training";
     case Status::kBadEntries:
       return "the packed weights' entries break the format's rules; export with keras_prune";
     case Status::kBadStream:

@@ -28,6 +28,12 @@ bool HeaderIsValid(const uint8_t* data, const TensorView& v) {
          (is_codebook ? v.codebook_size >= 1 && v.codebook_size <= 256 : v.codebook_size == 0);
 }
 
+bool NoneNegative(const uint8_t* floats, uint64_t count) {
+  uint32_t signs = 0;
+  for (uint64_t i = 0; i < count; ++i) signs |= Load32(floats + 4 * i);
+  return signs >> 31 == 0;
+}
+
 // Reads the head's fields.
 Status ParseHeader(const uint8_t* data, size_t num_bytes, TensorView* v) {
   if (data == nullptr || num_bytes < kHeaderBytes) return Status::kTruncated;
@@ -84,6 +90,7 @@ Status ParseSections(const uint8_t* data, size_t num_bytes, TensorView* v) {
   v->table = at;
   at += 4 * floats;
   if (!AllFinite(v->table, floats)) return Status::kBadCodebook;
+  if (v->values == Values::kScaled && !NoneNegative(v->table, floats)) return Status::kBadCodebook;
   Status status = ParsePositions(&at, end, v);
   if (status == Status::kOk) status = ParseSymbols(&at, end, v);
   if (status != Status::kOk) return status;
