@@ -13,7 +13,7 @@ from keras_prune.gradients import stand_before
 from keras_prune.schedules import ConstantSparsity
 
 
-@pytest.mark.parametrize("order", itertools.permutations(range(3)))
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 def test_in_any_order(order):
     optimizer, seen = keras.optimizers.SGD(), []
     optimizer.apply = lambda grads, variables=None: seen.append("own")
