@@ -116,10 +116,10 @@ def named(model: Any, variables: Sequence[Any]) -> dict[str, Any]:
 def is_kernel(variable: Any) -> bool:
     """Whether a variable is a weight to prune by its shape: two dimensions or more, and no bias or scale.
 
-    Some layers have biases (GRU, MultiHeadAttention) or scales (LayerNormalization over several axes) of two
-    dimensions: they are left alone, as are those of one.
+    Some layers have biases (GRU, MultiHeadAttention), scales (LayerNormalization over several axes) or slopes (PReLU)
+    of two dimensions: they are left alone, as are those of one.
     """
-    return len(variable.shape) >= 2 and variable.name not in ("bias", "gamma", "beta")
+    return len(variable.shape) >= 2 and variable.name not in ("bias", "gamma", "beta", "alpha", "scale")
 
 
 def _keys(layers: Any) -> list[str]:

@@ -214,3 +214,9 @@ def test_factors_of_lora_are_refused():
         prunable(model)
     kernels = prunable(model, lambda variable: not variable.name.startswith("lora_"))
     assert list(kernels) == ["out/kernel"]
+
+
+def test_slopes_and_scales_are_no_kernels():
+    stack = [keras.layers.Conv2D(2, 3), keras.layers.PReLU(), keras.layers.LayerNormalization(axis=(1, 2))]
+    model = keras.Sequential([keras.Input((6, 6, 1)), *stack])
+    assert [variable.name for variable in prunable(model).values()] == ["kernel"]
