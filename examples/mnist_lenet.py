@@ -274,12 +274,13 @@ def export(model: keras.Model, test: Arrays, out: pathlib.Path) -> dict[str, Any
 
 
 def dense_weights(path: pathlib.Path) -> np.ndarray:
-    """The weights that a file holds as ordinary tensors of its layers, zeros included; biases are left out."""
+    """The weights that a file holds as ordinary constants of its layers, zeros included; biases are left out."""
     file = flatbuffer.read(path.read_bytes())
     operators = flatbuffer.schema.BuiltinOperator
     kinds = (operators.CONV_2D, operators.DEPTHWISE_CONV_2D, operators.FULLY_CONNECTED)
     graph = file.subgraphs[0]
     tensors = [graph.tensors[op.inputs[1]] for op in graph.operators if flatbuffer.builtin_code(file, op) in kinds]
+    tensors = [tensor for tensor in tensors if file.buffers[tensor.buffer].data is not None]  # others are packed
     return np.concatenate([np.zeros(0, np.float32), *(flatbuffer.constant(file, t).reshape(-1) for t in tensors)])
 
 

@@ -64,6 +64,7 @@ _EXPORTS = {
     "geometric_sparsities": "keras_prune.iterative",
     "iterative_prune": "keras_prune.iterative",
     "load_interpreter": "keras_prune_export",
+    "pack_tflite": "keras_prune_export",
     "predict_tflite": "keras_prune_export",
     "prune": "keras_prune.surgery",
     "quantize": "keras_prune_export",

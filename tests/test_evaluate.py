@@ -10,7 +10,8 @@ import pytest
 from tflite_models import small_model, sparse  # type: ignore[import-not-found]
 
 from keras_prune.quantization import Codebook
-from keras_prune_export import evaluate, flatbuffer, measure, progress, tflite
+from keras_prune_export import evaluate, flatbuffer, measure, packing, progress
+from keras_prune_export.schemes import Schemes
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def stock():
 
 @pytest.fixture(scope="module")
 def packed(stock):
-    return tflite.pack(stock, weights=Codebook(), min_sparsity=0.1)[0]
+    return packing.pack(stock, Schemes(Codebook()))[0]
 
 
 @pytest.fixture(scope="module")

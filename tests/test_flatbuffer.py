@@ -7,8 +7,9 @@ import pytest
 from tflite_models import small_model, sparse  # type: ignore[import-not-found]
 
 from keras_prune.quantization import Codebook
-from keras_prune_export import flatbuffer, tflite
+from keras_prune_export import edits, flatbuffer, packing
 from keras_prune_export.flatbuffer import schema
+from keras_prune_export.schemes import Schemes
 from keras_prune_export.transformations.tidy import tidy
 
 
@@ -45,7 +46,7 @@ def test_constants_are_aligned():
 
 def test_drop_unused():
     model = small_model(sparse())
-    flatbuffer.drop_unused(model)
+    edits.drop_unused(model)
     assert [code.builtinCode for code in model.operatorCodes] == [schema.BuiltinOperator.FULLY_CONNECTED]
     assert [op.opcodeIndex for graph in model.subgraphs for op in graph.operators] == [0, 0]
     sizes = [0 if b.data is None else len(b.data) for b in model.buffers]
@@ -140,7 +141,7 @@ def test_every_truncation_is_refused_or_read():
 def test_damaged_bytes_never_give_another_error(packed):
     data = flatbuffer.write(small_model(sparse(4, 8)))
     if packed:
-        data, _ = tflite.pack(data, weights=Codebook(), min_sparsity=0.1)
+        data, _ = packing.pack(data, Schemes(Codebook()))
     rng = np.random.default_rng(0)
     refused = 0
     for _ in range(600):
@@ -148,7 +149,7 @@ def test_damaged_bytes_never_give_another_error(packed):
         for position in rng.integers(8, len(data), rng.integers(1, 4)):
             damaged[position] = rng.integers(256)
         try:
-            tflite.pack(bytes(damaged), weights=Codebook(), min_sparsity=0.1)
+            packing.pack(bytes(damaged), Schemes(Codebook()))
         except ValueError:
             refused += 1
     assert 0 < refused < 600

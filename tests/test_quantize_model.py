@@ -10,6 +10,7 @@ from keras_prune import sparse_format, surgery
 from keras_prune.quantization import Codebook
 from keras_prune_export import converter, evaluate, flatbuffer, tflite
 from keras_prune_export.quantization import quantize
+from keras_prune_export.targets.packed import decode
 
 layers = keras.layers
 
@@ -34,7 +35,7 @@ def prune(model, *, density=0.2):
 def packed_matrices(data):
     model = flatbuffer.read(data)
     found = [bytes(b.data) for b in model.buffers if b.data is not None and bytes(b.data[:4]) == sparse_format.MAGIC]
-    return [sparse_format.to_dense(packed) for packed in found], found
+    return [decode(packed) for packed in found], found
 
 
 def biases(data):

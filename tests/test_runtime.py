@@ -12,7 +12,8 @@ from tflite_models import small_model, sparse  # type: ignore[import-not-found]
 
 from keras_prune import native
 from keras_prune.quantization import Codebook
-from keras_prune_export import flatbuffer, runtime, tflite
+from keras_prune_export import flatbuffer, packing, runtime
+from keras_prune_export.schemes import Schemes
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def stock():
 
 @pytest.fixture(scope="module")
 def packed(stock):
-    return tflite.pack(stock, weights=Codebook(), min_sparsity=0.1)[0]
+    return packing.pack(stock, Schemes(Codebook()))[0]
 
 
 def infer(interpreter, x):

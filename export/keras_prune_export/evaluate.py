@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from keras_prune_export import checks, files, flatbuffer, measure, runtime
+from keras_prune_export.layer_report import packed_layers
 from keras_prune_export.progress import Progress
 from keras_prune_export.targets import packed
-from keras_prune_export.transformations.pack_fully_connected import packed_layers
 
 _COLUMNS = ("file", "accuracy", "error %", "bytes", "gzip bytes", "latency µs", "p10 µs", "p90 µs", "peak memory")
 
@@ -50,8 +50,8 @@ class Evaluation:
 
     @property
     def weights_kept(self) -> int:
-        """Weights in the packed layers that are not zero."""
-        return sum(layer.kept for layer in self.layers)
+        """Weights in the packed layers that are not zero; biases, of one dimension, are left out."""
+        return sum(layer.kept for layer in self.layers if len(layer.shape) > 1)
 
     @property
     def other_bytes(self) -> int:

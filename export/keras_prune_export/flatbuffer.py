@@ -10,7 +10,6 @@ import copy
 import hashlib
 import math
 import struct
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,13 @@ from keras_prune_export import files
 
 SMALL_ALIGNMENT = 16  # the schema's force_align of constants; Python's own packer does not honour it
 WIDE_ALIGNMENT = 64  # a cache line, the widest vector, and what LiteRT's CompiledModel asks of constants
+# The types whose values are read and packed here, little-endian.
+DTYPES = {
+    schema.TensorType.FLOAT32: "<f4",
+    schema.TensorType.FLOAT16: "<f2",
+    schema.TensorType.INT8: "<i1",
+    schema.TensorType.UINT8: "<u1",
+}
 _MIN_TABLE_BYTES = 8  # an offset in a vector and an offset to a vtable
 _DAMAGE = (struct.error, IndexError, KeyError, TypeError, ValueError, AttributeError, OverflowError, MemoryError)
 
@@ -182,18 +188,39 @@ def text(name: bytes | str | None) -> str:
     return name.decode("utf-8", "replace") if isinstance(name, bytes) else name or ""
 
 
+def values(model: Any, tensor: Any) -> np.ndarray:
+    """The values that a constant tensor's buffer holds, flat, without a copy; of a sparse tensor the stored ones.
+
+    Args:
+        model: ``ModelT`` object.
+        tensor: ``TensorT`` object of one of `DTYPES`.
+
+    Raises:
+        ValueError: the buffer is no whole number of values.
+    """
+    data, dtype = model.buffers[tensor.buffer].data, np.dtype(DTYPES[tensor.type])
+    num_bytes = 0 if data is None else len(data)
+    if num_bytes % dtype.itemsize:
+        raise ValueError(
+            f".tflite file: tensor {text(tensor.name)!r} has {num_bytes} bytes, and a value {dtype.itemsize}; "
+            "the file is damaged"
+        )
+    return np.frombuffer(np.ascontiguousarray([] if data is None else data, np.uint8), dtype)
+
+
 def constant(model: Any, tensor: Any) -> np.ndarray:
-    """A constant float32 tensor's values, without a copy.
+    """A constant tensor's values (float32, float16, int8 or uint8), without a copy.
 
     Raises:
         ValueError: the buffer does not have the shape's size.
     """
-    data, shape = model.buffers[tensor.buffer].data, indices(tensor.shape)
-    num_bytes = 0 if data is None else len(data)
-    if not num_bytes or num_bytes != 4 * math.prod(shape):
+    found, shape = values(model, tensor), indices(tensor.shape)
+    if not len(found) or len(found) != math.prod(shape):
         name = text(tensor.name)
-        raise ValueError(f".tflite file: tensor {name!r} of shape {shape} has {num_bytes} bytes; the file is damaged")
-    return np.frombuffer(np.ascontiguousarray(data, np.uint8), "<f4").reshape(shape)
+        raise ValueError(
+            f".tflite file: tensor {name!r} of shape {shape} has {found.nbytes} bytes; the file is damaged"
+        )
+    return found.reshape(shape)
 
 
 def float_constants(model: Any) -> dict[int, np.ndarray]:
@@ -214,71 +241,7 @@ def content(model: Any) -> collections.Counter[tuple[Any, ...]]:
     )
 
 
-def add_buffer(model: Any, data: bytes) -> int:
-    """Appends a constant's bytes; returns the buffer's index."""
-    buffer = schema.BufferT()
-    buffer.data = np.frombuffer(data, np.uint8)
-    model.buffers.append(buffer)
-    return len(model.buffers) - 1
-
-
-def custom_code(model: Any, name: str) -> int:
-    """The index of a custom operator's code, added when it is not there."""
-    for index, code in enumerate(model.operatorCodes):
-        if text(code.customCode) == name:
-            return index
-    code = schema.OperatorCodeT()
-    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.CUSTOM
-    code.customCode, code.version = name, 1
-    model.operatorCodes.append(code)
-    return len(model.operatorCodes) - 1
-
-
 def builtin_code(model: Any, op: Any) -> int:
     """The built-in operator's number; old files have it in the deprecated field."""
     code = model.operatorCodes[op.opcodeIndex]
     return max(code.builtinCode, code.deprecatedBuiltinCode)
-
-
-def tensor_users(model: Any) -> dict[int, set[tuple[int, int | str]]]:
-    """Who uses each buffer: buffer -> {(subgraph, operator or "boundary")}; sees every tensor of the buffer."""
-    users: dict[int, set[tuple[int, int | str]]] = collections.defaultdict(set)
-    for number, graph in enumerate(model.subgraphs):
-        for index in {*indices(graph.inputs), *indices(graph.outputs)}:
-            users[graph.tensors[index].buffer].add((number, "boundary"))
-        for position, op in enumerate(graph.operators or ()):
-            for index in {*indices(op.inputs), *indices(op.outputs), *indices(op.intermediates)} - {-1}:
-                users[graph.tensors[index].buffer].add((number, position))
-    return users
-
-
-def drop_unused(model: Any) -> None:
-    """Drops operator codes and buffers that nothing refers to; empty buffers become the schema's buffer 0."""
-    ops = [op for graph in model.subgraphs for op in graph.operators or ()]
-    codes = _renumber(op.opcodeIndex for op in ops)
-    model.operatorCodes = [model.operatorCodes[index] for index in codes]
-    for op in ops:
-        op.opcodeIndex = codes[op.opcodeIndex]
-    tensors = [tensor for graph in model.subgraphs for tensor in graph.tensors or ()]
-    for tensor in tensors:
-        if model.buffers[tensor.buffer].data is None:
-            tensor.buffer = 0
-    metadata = list(model.metadata or ())
-    used = [*(tensor.buffer for tensor in tensors), *(entry.buffer for entry in metadata)]
-    buffers = _renumber([0, *used, *indices(model.metadataBuffer)])
-    model.buffers = [model.buffers[index] for index in buffers]
-    for holder in [*tensors, *metadata]:
-        holder.buffer = buffers[holder.buffer]
-    if model.metadataBuffer is not None:
-        model.metadataBuffer = [buffers[index] for index in indices(model.metadataBuffer)]
-
-
-def _renumber(used: Iterable[int]) -> dict[int, int]:
-    """Old index -> new index, in the old order."""
-    return {old: new for new, old in enumerate(sorted(set(used)))}
-
-
-def drop_metadata(model: Any, names: Sequence[str]) -> None:
-    """Drops metadata entries by name; `drop_unused` then drops their buffers."""
-    if model.metadata is not None:
-        model.metadata = [entry for entry in model.metadata if text(entry.name) not in names] or None

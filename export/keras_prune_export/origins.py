@@ -11,6 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from keras_prune.masks import named
+from keras_prune_export import flatbuffer
+
 _SAMPLES = 256  # positions that are compared before whole arrays are
 _SPREAD = 1e-4  # relative: a folded scale is computed in float32, by several multiplications
 # With so many zeros, and as many others, it is no chance that two weights have them at the same places.
@@ -56,9 +59,9 @@ class Origins:
     def __init__(self, model: Any) -> None:
         self._by_size: dict[int, list[tuple[str, Any]]] = collections.defaultdict(list)
         self._values: dict[int, np.ndarray] = {}
-        for variable in model.variables:
+        for path, variable in named(model, model.variables).items():
             if "float" in str(variable.dtype) and len(variable.shape):
-                self._by_size[math.prod(variable.shape)].append((variable.path, variable))
+                self._by_size[math.prod(variable.shape)].append((path, variable))
 
     def find(self, constant: np.ndarray) -> list[Origin]:
         """The variables that a constant was made of: those with the same values, else those with scaled ones.
@@ -95,6 +98,21 @@ class Origins:
         if id(variable) not in self._values:
             self._values[id(variable)] = variable.numpy().astype(np.float32)
         return self._values[id(variable)]
+
+
+def names(model: Any, file: Any) -> dict[int, list[str]]:
+    """The paths of the variables that the constants of a file were made of.
+
+    Args:
+        model: the Keras model that the converter made the file of.
+        file: ``ModelT`` object.
+
+    Returns:
+        Buffer -> paths, for the float32 constants that variables were found for.
+    """
+    origins = Origins(model)
+    found = {buffer: origins.find(values) for buffer, values in flatbuffer.float_constants(file).items()}
+    return {buffer: [origin.path for origin in each] for buffer, each in found.items() if each}
 
 
 def _orders(values: np.ndarray) -> Iterator[tuple[int, ...]]:

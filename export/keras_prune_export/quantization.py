@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from keras_prune import sparse_format
-from keras_prune.quantization import Codebook
-from keras_prune_export import checks, converter, copies, flatbuffer
-from keras_prune_export.targets import packed
-from keras_prune_export.transformations.pack_fully_connected import Choice, choose
+from keras_prune.quantization import ROUNDING
+from keras_prune_export import checks, converter, copies, flatbuffer, packing
+from keras_prune_export.origins import Origin, Origins, names
+from keras_prune_export.schemes import Schemes
+from keras_prune_export.transformations.choose import Choice, choose
 
 
-def quantize(model: Any, weights: Codebook | None = None, *, min_sparsity: float = 0.1, in_place: bool = False) -> Any:
+def quantize(model: Any, weights: Any = None, *, min_sparsity: float = 0.1, in_place: bool = False) -> Any:
     """Gives the pruned weights of a model the values that its packed file computes with.
 
     The model is converted as for export, and each matrix that would be packed is found again among the model's
@@ -28,15 +27,15 @@ def quantize(model: Any, weights: Codebook | None = None, *, min_sparsity: float
 
     Args:
         model: a built Keras 3 model.
-        weights: how kept weights are quantized; ``Codebook()`` (4 bits) by default. Zeros stay exactly zero.
-        min_sparsity: a matrix is pruned when at least this fraction of it is exactly zero, 0 to 1.
+        weights: how kept weights are quantized, as in `export_tflite`. Zeros stay exactly zero.
+        min_sparsity: a weight is pruned when at least this fraction of it is exactly zero, 0 to 1.
         in_place: change and return ``model`` itself; by default a copy.
 
     Returns:
         The model with quantized weights; unchanged weights where nothing would be packed.
 
     Raises:
-        TypeError: not a Keras 3 model, or ``weights`` is not a `Codebook`.
+        TypeError: not a Keras 3 model, or ``weights`` is none of `export_tflite`'s.
         ValueError: the model is not built, cannot be copied or converted, has NaN or infinite weights or pruned ones
             that are not zero, an argument is out of range, or the converter changed a pruned matrix so that it cannot
             be found.
@@ -44,13 +43,12 @@ def quantize(model: Any, weights: Codebook | None = None, *, min_sparsity: float
     Example:
         >>> quantized = keras_prune.quantize(model, keras_prune.Codebook(bits=4))  # doctest: +SKIP
     """
-    weights = Codebook() if weights is None else weights
-    checks.check_options(weights, min_sparsity, "quantize")
+    schemes = Schemes(weights, min_sparsity, "quantize")
     checks.check_model(model, "quantize")
     checks.check_masks(model, "quantize")
-    file = flatbuffer.read(converter.convert(model))
+    file = packing.load(converter.convert(model), "quantize")
     result = model if in_place else _copy(model, file)
-    matches = find(result, choose(file, weights, min_sparsity=min_sparsity))
+    matches = find(result, choose(file, schemes, names(result, file)))
     for match in matches:
         if not match.changes:
             raise ValueError(
@@ -71,7 +69,7 @@ def _copy(model: Any, file: Any) -> Any:
         raise ValueError(
             f"quantize: the model {model.name!r} cannot be copied ({error}); copy it yourself and pass in_place=True"
         ) from error
-    if flatbuffer.content(flatbuffer.read(converter.convert(copy))) != flatbuffer.content(file):
+    if flatbuffer.content(packing.load(converter.convert(copy), "quantize")) != flatbuffer.content(file):
         raise ValueError(
             f"quantize: expected a copy of {model.name!r} that computes what the model does, and a layer of the copy "
             "does not: it holds values outside its weights and configuration; copy it yourself and pass in_place=True"
@@ -81,13 +79,13 @@ def _copy(model: Any, file: Any) -> Any:
 
 @dataclasses.dataclass
 class Match:
-    """A matrix that the file will pack, found among the model's variables.
+    """Weights that the file will quantize, found among the model's variables.
 
     Attributes:
-        name: of the matrix in the file.
-        changes: the variables that it came from, each with its quantized values; empty when there are none.
+        name: of the weights in the file.
+        changes: the variables that they came from, each with its quantized values; empty when there are none.
         folded: the converter scaled the variable's rows or columns.
-        quantized: the matrix has its quantized values already, up to float32 rounding.
+        quantized: the weights have their quantized values already, up to float32 rounding.
     """
 
     name: str
@@ -97,23 +95,24 @@ class Match:
 
 
 def find(model: Any, choices: list[Choice]) -> list[Match]:
-    """Finds the matrices that will be packed among the variables that they were made of.
+    """Finds the weights that will be quantized among the variables that they were made of.
 
     Args:
         model: Keras model.
         choices: for the file that the converter made from it.
 
     Returns:
-        One match for each matrix that will be packed and has a weight at all.
+        One match for the weights of each choice that changes any.
     """
-    matches = []
+    found, matches = Origins(model), []
     for choice in choices:
-        if choice.packed is not None and choice.values is not None and choice.values.any():
-            quantized = sparse_format.to_dense(choice.packed)
-            same = _changes(model, choice.values, quantized, pull_back=_pull_back_same)
-            changes = same or _changes(model, choice.values, quantized, pull_back=_pull_back_scaled)
-            already = np.allclose(quantized, choice.values, rtol=packed.ROUNDING, atol=0)
-            matches.append(Match(choice.name, changes, folded=not same and bool(changes), quantized=already))
+        if choice.packed is not None and not choice.is_exact and choice.values is not None and choice.values.any():
+            quantized = choice.quantized
+            origins = found.find(choice.values)
+            changes = [(origin.variable, _pulled_back(origin, choice.values, quantized)) for origin in origins]
+            already = np.allclose(quantized, choice.values, rtol=ROUNDING, atol=0)
+            folded = any(origin.kind != "same" for origin in origins)
+            matches.append(Match(choice.name, changes, folded=folded, quantized=already))
     return matches
 
 
@@ -131,37 +130,11 @@ def assigned(matches: list[Match]) -> Iterator[None]:
             variable.assign(values)
 
 
-def _changes(
-    model: Any, dense: np.ndarray, quantized: np.ndarray, *, pull_back: Callable[..., np.ndarray | None]
-) -> list[tuple[Any, np.ndarray]]:
-    changes = []
-    for variable in model.variables:
-        if "float" in str(variable.dtype) and math.prod(variable.shape) == dense.size:
-            values = variable.numpy()
-            changed = pull_back(values.astype(np.float32), dense, quantized)
-            if changed is not None:
-                changes.append((variable, changed.astype(values.dtype)))
-    return changes
-
-
-def _pull_back_same(values: np.ndarray, dense: np.ndarray, quantized: np.ndarray) -> np.ndarray | None:
-    """New values of a variable that holds the matrix's weights in any order: a weight's code depends on its value."""
-    kept, kept_dense = values != 0, dense != 0
-    if np.count_nonzero(kept) != np.count_nonzero(kept_dense):
-        return None
-    order, order_dense = np.argsort(values[kept]), np.argsort(dense[kept_dense])
-    if not np.array_equal(values[kept][order], dense[kept_dense][order_dense]):
-        return None
-    new = np.empty(len(order), np.float32)
-    new[order] = quantized[kept_dense][order_dense]
-    result = np.zeros_like(values)
-    result[kept] = new
-    return result
-
-
-def _pull_back_scaled(values: np.ndarray, dense: np.ndarray, quantized: np.ndarray) -> np.ndarray | None:
-    """New values of a kernel whose rows or columns the converter scaled: its zeros stand where the matrix has them."""
-    if values.ndim != 2 or values.T.shape != dense.shape or not np.array_equal(values.T != 0, dense != 0):
-        return None
-    ratios = np.divide(quantized, dense, out=np.zeros(dense.shape), where=dense != 0, dtype=np.float64)
-    return (values * ratios.T).astype(np.float32)
+def _pulled_back(origin: Origin, dense: np.ndarray, quantized: np.ndarray) -> np.ndarray:
+    """The values of a variable that the converter turns into the quantized weights."""
+    if origin.kind == "same":
+        return origin.from_file(quantized.reshape(-1)).astype(str(origin.variable.dtype))
+    values, dense = origin.to_file(origin.values), dense.reshape(-1)
+    # Where the converter's scale is zero, any value will do: the old one.
+    ratios = np.divide(quantized.reshape(-1), dense, out=np.ones(dense.shape), where=dense != 0, dtype=np.float64)
+    return origin.from_file((values * ratios).astype(np.float32)).astype(str(origin.variable.dtype))

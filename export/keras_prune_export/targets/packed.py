@@ -1,17 +1,20 @@
-"""The packed target: pruned matrices in the relative-index storage format, run through the delegate."""
+"""The packed target: weights in the storage formats, run through the delegate."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
 
-from keras_prune import sparse_format
-from keras_prune.quantization import Codebook
+from keras_prune import sparse_format, tensor_format
 
-OPERATOR = "KerasPruneFullyConnected"
-ROUNDING = 2.0**-20  # relative: eight times float32's epsilon, for a few multiplications
+COMPUTE = "KerasPruneFullyConnected"  # computes on packed weights
+EXPAND = "KerasPruneUnpack"  # expands packed weights at load
+# A few bytes may claim thousands of millions of zeros; real layers are not that empty.
+_MOST_WEIGHTS_PER_BYTE = 2**14
+_FREE_WEIGHTS = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,20 +23,23 @@ class Layer:
 
     Attributes:
         name: of the weights, as in the file.
-        shape: (outputs, inputs).
-        reason: why the layer was not packed; empty when it was.
+        shape: of the dense weights.
+        form: "compute" on the packed weights, "expand" them at load, or "stock": as they were.
+        reason: why this form; empty where it is read from a file.
         kept: weights that are not zero.
-        fillers: stored zeros that bridge gaps too large for ``gap_bits``.
-        gap_bits: bits of one gap.
-        code_bits: bits of one code.
+        fillers: version 1: stored zeros that bridge gaps too large for ``gap_bits``.
+        gap_bits: version 1: bits of one gap.
+        code_bits: version 1: bits of one code.
         header_bytes: of the packed buffer's header.
-        codebook_bytes: of its codebook.
-        gap_bytes: of its gaps.
-        code_bytes: of its codes.
+        codebook_bytes: of its codebook, or the scales of its rows.
+        gap_bytes: of the positions of kept weights.
+        code_bytes: of the codes, exponents or bytes of kept weights.
+        low_bytes: of the bits of kept weights that are stored as they are.
     """
 
     name: str
     shape: tuple[int, ...]
+    form: str = "stock"
     reason: str = ""
     kept: int = 0
     fillers: int = 0
@@ -43,102 +49,88 @@ class Layer:
     codebook_bytes: int = 0
     gap_bytes: int = 0
     code_bytes: int = 0
+    low_bytes: int = 0
 
     @property
     def packed(self) -> bool:
         """Whether the layer's weights are in the packed form."""
-        return not self.reason
+        return self.form != "stock"
 
     @property
     def num_weights(self) -> int:
         """Weights of the layer, zeros included."""
-        return int(np.prod(self.shape))
+        return math.prod(self.shape)
 
     @property
     def num_bytes(self) -> int:
         """Bytes of the packed buffer."""
-        return self.header_bytes + self.codebook_bytes + self.gap_bytes + self.code_bytes
+        return self.header_bytes + self.codebook_bytes + self.gap_bytes + self.code_bytes + self.low_bytes
 
     def to_dict(self) -> dict[str, Any]:
         """The attributes and ``num_bytes``, for JSON."""
         return {**dataclasses.asdict(self), "shape": list(self.shape), "num_bytes": self.num_bytes}
 
 
-def why_not(weights: np.ndarray, min_sparsity: float) -> str:
-    """Why the target does not hold a matrix; empty when it does, as far as can be said before it is packed.
-
-    Args:
-        weights: (outputs, inputs) float32.
-        min_sparsity: least fraction of exact zeros, 0 to 1.
-    """
-    if weights.size > sparse_format.MAX_WEIGHTS:
-        return f"{weights.size} weights are more than a packed buffer holds"
-    if not np.isfinite(weights).all():
-        return "a weight is NaN or infinite"
-    sparsity = 1 - np.count_nonzero(weights) / weights.size
-    if sparsity < min_sparsity:
-        return f"not pruned: {sparsity:.1%} of the weights are zero, below min_sparsity={min_sparsity:g}"
-    return ""
-
-
-def store(weights: np.ndarray, codebook: Codebook, min_sparsity: float) -> tuple[bytes | None, str]:
-    """Packs one matrix.
-
-    Args:
-        weights: (outputs, inputs) float32; exact zeros are pruned weights.
-        codebook: how the kept weights are quantized; at most ``2**bits - 1`` distinct ones stay exact.
-        min_sparsity: least fraction of exact zeros, 0 to 1.
-
-    Returns:
-        ``(packed, "")``, or ``(None, reason)`` when the matrix is not pruned or packing does not make it smaller.
-    """
-    reason = why_not(weights, min_sparsity)
-    if reason:
-        return None, reason
-    packed = sparse_format.encode(*codebook.fit(_without_rounding(weights, codebook)))
-    if len(packed) >= weights.nbytes:
-        return None, f"packed it would need {len(packed)} bytes, dense it needs {weights.nbytes}"
-    return packed, ""
-
-
-def _without_rounding(weights: np.ndarray, codebook: Codebook) -> np.ndarray:
-    """Merges values that differ by float32 rounding only, when that leaves no more than the codebook holds.
-
-    The converter folds a neighbour's scale (BatchNormalization, Rescaling) into weights that were already quantized:
-    each shared value comes back as several that differ in their last bits.
-    """
-    distinct = np.unique(weights[weights != 0])
-    limit = (1 << codebook.bits) - 1
-    if len(distinct) <= limit:
-        return weights
-    steps = np.diff(distinct) > ROUNDING * np.abs(distinct[1:])
-    group = np.concatenate([[0], np.cumsum(steps)])
-    if group[-1] + 1 > limit:
-        return weights
-    first = np.flatnonzero(np.concatenate([[True], steps]))
-    middles = distinct[(first + np.append(first[1:], len(distinct)) - 1) // 2]
-    merged = np.zeros_like(weights)
-    kept = weights != 0
-    merged[kept] = middles[group[np.searchsorted(distinct, weights[kept])]]
-    return merged
-
-
-def describe(name: str, packed: bytes | np.ndarray) -> Layer:
-    """What a packed buffer holds, from its header.
+def decode(packed: bytes | np.ndarray) -> np.ndarray:
+    """The matrix of a packed buffer of either version.
 
     Raises:
-        FormatError: not a packed buffer.
+        FormatError: not a packed buffer, damaged, or it claims an absurd number of weights.
     """
-    header = sparse_format.read_header(packed)
-    return Layer(
-        name=name,
-        shape=(header.rows, header.cols),
-        kept=header.num_kept,
-        fillers=header.num_fillers,
-        gap_bits=header.gap_bits,
-        code_bits=header.code_bits,
-        header_bytes=sparse_format.HEADER.size,
-        codebook_bytes=header.codebook_bytes,
-        gap_bytes=header.gap_bytes,
-        code_bytes=header.code_bytes,
-    )
+    if _version(packed) == sparse_format.VERSION:
+        _check_claim(sparse_format.read_header(packed))
+        return sparse_format.to_dense(packed)
+    _check_claim(tensor_format.read_header(packed))
+    return tensor_format.decode(packed)
+
+
+def _version(packed: bytes | np.ndarray) -> int:
+    return int(packed[4]) if len(packed) > 4 else 0
+
+
+def _check_claim(header: Any) -> None:
+    if header.rows * header.cols > _FREE_WEIGHTS + _MOST_WEIGHTS_PER_BYTE * header.num_bytes:
+        raise sparse_format.FormatError(
+            f"packed weights: {header.rows} x {header.cols} weights in {header.num_bytes} bytes; the buffer "
+            "was not made by keras_prune's exporter"
+        )
+
+
+def fixed_width(packed: bytes) -> bytes:
+    """The same codes as a buffer of version 1, whose gaps and codes have fixed widths.
+
+    Args:
+        packed: a buffer of version 2 with a codebook.
+    """
+    return sparse_format.encode(*tensor_format.decode_codes(packed))
+
+
+def describe(
+    name: str, packed: bytes | np.ndarray, *, form: str, reason: str = "", shape: tuple[int, ...] | None = None
+) -> Layer:
+    """What a packed buffer holds.
+
+    Args:
+        name: of the weights.
+        packed: the buffer.
+        form: "compute" or "expand".
+        reason: why this form.
+        shape: of the dense weights; by default the matrix that is packed.
+
+    Raises:
+        FormatError: not a packed buffer, damaged, or of other weights than the shape says.
+    """
+    if _version(packed) == sparse_format.VERSION:
+        first = sparse_format.read_header(packed)
+        parts = (first.codebook_bytes, first.gap_bytes, first.code_bytes, 0)
+        kept, fixed = first.num_kept, (first.num_fillers, first.gap_bits, first.code_bits)
+        rows, cols, head = first.rows, first.cols, sparse_format.HEADER.size
+    else:
+        second = tensor_format.read_header(packed)
+        parts = (second.table_bytes, second.position_bytes, second.symbol_bytes, second.low_bytes)
+        rows, cols, head, fixed = second.rows, second.cols, second.header_bytes, (0, 0, 0)
+        kept = int(np.count_nonzero(decode(packed) != second.fill))
+    shape = (rows, cols) if shape is None else shape
+    if tensor_format.as_matrix_shape(shape) != (rows, cols):
+        raise sparse_format.FormatError(f"packed weights: expected weights of shape {shape}, got {rows} x {cols}")
+    return Layer(name, shape, form, reason, kept, *fixed, head, *parts)

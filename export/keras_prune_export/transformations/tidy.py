@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from keras_prune_export import flatbuffer
+from keras_prune_export import edits, flatbuffer
 
 _NOTES = ("CONVERSION_METADATA",)  # the converter's note about itself; min_runtime_version and the user's stay
 
@@ -18,29 +18,22 @@ def tidy(model: Any) -> int:
     Returns:
         How many names were shortened.
     """
-    flatbuffer.drop_metadata(model, _NOTES)
-    flatbuffer.drop_unused(model)
+    edits.drop_metadata(model, _NOTES)
+    edits.drop_unused_tensors(model)
+    edits.drop_unused(model)
     for graph in model.subgraphs:
         for tensor in graph.tensors or ():
             if tensor.quantization is not None and _is_empty(tensor.quantization):
                 tensor.quantization = None
-    return sum(_shorten_names(graph, _public_tensors(model, number)) for number, graph in enumerate(model.subgraphs))
+    return sum(
+        _shorten_names(graph, edits.public_tensors(model, number)) for number, graph in enumerate(model.subgraphs)
+    )
 
 
 def _is_empty(quantization: Any) -> bool:
     """Float tensors carry a table of quantization parameters without a parameter."""
     fields = (quantization.min, quantization.max, quantization.scale, quantization.zeroPoint, quantization.details)
     return all(field is None or (hasattr(field, "__len__") and not len(field)) for field in fields)
-
-
-def _public_tensors(model: Any, number: int) -> set[int]:
-    """Tensors whose names a caller may know: a subgraph's inputs and outputs, and those of signatures."""
-    graph = model.subgraphs[number]
-    public = {*flatbuffer.indices(graph.inputs), *flatbuffer.indices(graph.outputs)}
-    for signature in model.signatureDefs or ():
-        if signature.subgraphIndex == number:
-            public |= {entry.tensorIndex for entry in [*(signature.inputs or ()), *(signature.outputs or ())]}
-    return public
 
 
 def _shorten_names(graph: Any, public: set[int]) -> int:

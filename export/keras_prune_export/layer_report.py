@@ -1,0 +1,45 @@
+"""What the packed weights of a file hold, from the file alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from keras_prune_export import flatbuffer
+from keras_prune_export.targets import packed
+
+
+def packed_layers(model: Any) -> list[packed.Layer]:
+    """Lists the packed weights; shared ones count once.
+
+    Args:
+        model: ``ModelT`` object.
+
+    Returns:
+        One layer for each packed buffer, in the order of the file, those that are expanded at load first.
+
+    Raises:
+        FormatError: packed weights that are damaged, or of other weights than the file says.
+    """
+    layers = {}
+    for graph in model.subgraphs:
+        for op in graph.operators or ():
+            for form, index, dense in _pairs(model, op):
+                tensor, named = graph.tensors[index], graph.tensors[dense]
+                shape = tuple(flatbuffer.indices(named.shape)) if form == "expand" else None
+                data = model.buffers[tensor.buffer].data
+                data = np.asarray([] if data is None else data, np.uint8)
+                layers[tensor.buffer] = packed.describe(flatbuffer.text(named.name), data, form=form, shape=shape)
+    return list(layers.values())
+
+
+def _pairs(model: Any, op: Any) -> list[tuple[str, int, int]]:
+    """Form, packed tensor, and the tensor that has the weights' name."""
+    code = flatbuffer.text(model.operatorCodes[op.opcodeIndex].customCode)
+    inputs, outputs = flatbuffer.indices(op.inputs), flatbuffer.indices(op.outputs)
+    if code == packed.COMPUTE and len(inputs) > 1:
+        return [("compute", inputs[1], inputs[1])]
+    if code == packed.EXPAND and len(inputs) == len(outputs):
+        return [("expand", *pair) for pair in zip(inputs, outputs, strict=True)]
+    return []
