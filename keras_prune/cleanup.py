@@ -99,11 +99,12 @@ def remove_dead_units(model: Any, *, layers: Layers = None) -> Any:
 
 @dataclasses.dataclass
 class _Units:
-    """The arrays of a Dense or convolution layer: kernel (..., inputs, units), bias (units,), mask as the kernel."""
+    """The arrays of a Dense or convolution layer: kernel (..., inputs, units), bias (units,), masks of their shapes."""
 
     kernel: np.ndarray
     bias: np.ndarray | None
     mask: np.ndarray | None
+    bias_mask: np.ndarray | None
 
     @property
     def count(self) -> int:
@@ -117,6 +118,7 @@ class _Units:
         self.kernel = self.kernel[..., keep]
         self.bias = None if self.bias is None else self.bias[keep]
         self.mask = None if self.mask is None else self.mask[..., keep]
+        self.bias_mask = None if self.bias_mask is None else self.bias_mask[keep]
 
     def by_input(self, count: int) -> np.ndarray:
         """(places, inputs, units): places are a convolution's, or those that Flatten put side by side."""
@@ -153,7 +155,7 @@ class _Chain:
 
 
 def _is_unit_layer(layer: Any) -> bool:
-    if isinstance(layer, _CONVOLUTIONS):
+    if type(layer) in _CONVOLUTIONS:  # a subclass may compute something else
         return layer.groups == 1 and layer.data_format == "channels_last" and layer.built
     return type(layer) is _layers.Dense and layer.built
 
@@ -163,16 +165,28 @@ def _is_norm(layer: Any) -> bool:
 
 
 def _state(layer: Any) -> _Units:
-    constraint = mask_constraint(layer.kernel)
-    mask = None if constraint is None else constraint.mask.numpy()
+    mask = _mask(layer.kernel)
     kernel = layer.kernel.numpy()
-    bias = None if layer.bias is None else layer.bias.numpy()
-    return _Units(kernel if mask is None else np.where(mask, kernel, 0), bias, mask)
+    if layer.bias is None:
+        bias = bias_mask = None
+    else:
+        bias, bias_mask = layer.bias.numpy(), _mask(layer.bias)
+    return _Units(kernel if mask is None else np.where(mask, kernel, 0), bias, mask, bias_mask)
+
+
+def _mask(variable: Any) -> np.ndarray | None:
+    constraint = mask_constraint(variable)
+    return None if constraint is None else constraint.mask.numpy()
+
+
+_MASK = " mask"  # after a weight's name
 
 
 def _norm(layer: Any) -> dict[str, np.ndarray]:
-    """The arrays of batch normalization, in the order of its weights."""
-    return {weight.name: weight.numpy() for weight in layer.weights}
+    """The arrays of batch normalization, in the order of its weights, then the masks of those that have one."""
+    arrays = {weight.name: weight.numpy() for weight in layer.weights}
+    masks = {f"{weight.name}{_MASK}": _mask(weight) for weight in layer.weights}
+    return arrays | {name: mask for name, mask in masks.items() if mask is not None}
 
 
 def _trace(graph: Graph, first: str, refused: dict[str, str]) -> _Chain | None:
@@ -274,10 +288,15 @@ def _rebuild(model: Any, states: dict[str, _Units], norms: dict[str, dict[str, n
             values = [units.kernel] if units.bias is None else [units.kernel, units.bias]
             if units.mask is not None:
                 masks[id(new.kernel)] = units.mask
+            if units.bias_mask is not None:
+                masks[id(new.bias)] = units.bias_mask
+        elif norm is not None:
+            values = [norm[weight.name] for weight in new.weights]
+            masks.update({id(w): norm[w.name + _MASK] for w in new.weights if w.name + _MASK in norm})
         else:
-            values = list(norm.values()) if norm is not None else old.get_weights()
+            values = old.get_weights()
             found = zip(old.weights, new.weights, strict=True)
-            masks.update({id(b): c.mask.numpy() for a, b in found if (c := mask_constraint(a)) is not None})
+            masks.update({id(b): mask for a, b in found if (mask := _mask(a)) is not None})
         new.set_weights(values)
     masked = {path: variable for path, variable in named(copy, copy.weights).items() if id(variable) in masks}
     attach(masked)

@@ -193,6 +193,32 @@ def test_masks_are_carried_over_and_training_goes_on():
         assert (variable.numpy()[mask == 0] == 0).all()
 
 
+def test_pruned_channels_with_their_normalization():
+    stack = [layers.Conv2D(8, 3, padding="same", name="a"), layers.BatchNormalization(), layers.ReLU()]
+    last = [layers.Conv2D(4, 3, padding="same", name="b"), layers.GlobalAveragePooling2D(), layers.Dense(2, name="c")]
+    model = randomize(keras.Sequential([keras.Input((6, 6, 2)), *stack, *last]))
+    prune(model, 0.5, pattern="channel", layers=["a", "b"])
+    smaller = check(model, RNG.normal(size=(4, 6, 6, 2)))
+    assert shapes(smaller) == [(3, 3, 2, 4), (3, 3, 4, 2), (2, 2)]
+    masks = {v.path.split("/", 1)[1]: v.constraint.mask.numpy().all() for v in smaller.weights if v.constraint}
+    assert list(masks.values()) == [True] * 6  # two kernels, their biases, gamma and beta: all that is left is kept
+
+
+class Doubled(layers.Conv2D):
+    """A user's own convolution: units without inputs give no constant."""
+
+    def call(self, x):
+        return super().call(x) + keras.ops.mean(x, axis=-1, keepdims=True)[:, 1:-1, 1:-1]
+
+
+def test_a_users_own_convolution_is_left_alone():
+    model = randomize(
+        keras.Sequential([keras.Input((6, 6, 2)), Doubled(3, 3, name="own"), layers.Conv2D(2, 1, name="b")])
+    )
+    kill(model, "own", inputs=[1])
+    assert shapes(check(model, RNG.normal(size=(4, 6, 6, 2)))) == [(3, 3, 2, 3), (1, 1, 3, 2)]
+
+
 def test_after_pruning_a_real_training():
     model = keras.Sequential([keras.Input((8,)), layers.Dense(40, "relu"), layers.Dense(40, "relu"), layers.Dense(2)])
     model.compile(keras.optimizers.Adam(0.01), "mse")
