@@ -102,7 +102,7 @@ def way(name):
 
 way("Sequential")(lambda watch, _: fitted(watch, sequential()))
 way("jit_compile")(lambda watch, _: fitted(watch, sequential(jit_compile=True)))
-way("steps_per_execution")(lambda watch, _: fitted(watch, sequential(steps_per_execution=4)))
+way("steps_per_execution")(lambda watch, _: fitted(watch, sequential(steps_per_execution=4), batch_size=6))
 way("run_eagerly")(lambda watch, _: fitted(watch, sequential(run_eagerly=True)))
 way("validation data")(lambda watch, _: fitted(watch, sequential(), validation_data=(X, Y)))
 way("sample weights")(lambda watch, _: fitted(watch, sequential(), sample_weight=np.arange(48.0)))
