@@ -10,7 +10,7 @@ import numpy as np
 from ai_edge_litert import interpreter as litert
 from ai_edge_litert import schema_py_generated as schema
 
-from keras_prune import native, sparse_format
+from keras_prune import native
 
 OP_NAME = "KerasPruneFullyConnected"
 FLOAT32, INT8, UINT8 = schema.TensorType.FLOAT32, schema.TensorType.INT8, schema.TensorType.UINT8
@@ -99,7 +99,7 @@ def bias_tensor(bias: np.ndarray) -> Tensor:
 
 def one_layer(packed, bias, x_shape, *, options=None, rows=None, dynamic_batch=False):
     """A file with one operator."""
-    rows = sparse_format.read_header(packed).rows if rows is None else rows
+    rows = int.from_bytes(packed[8:12], "little") if rows is None else rows  # at the same place in both versions
     node = Node([packed_tensor(packed), bias if bias is None else bias_tensor(bias)], Tensor([x_shape[0], rows]))
     node.options = options_bytes() if options is None else options
     return build(Tensor(list(x_shape)), [node], dynamic_batch=dynamic_batch)

@@ -20,7 +20,7 @@ from packed_models import (  # type: ignore[import-not-found]
     supported_isas,
 )
 
-from keras_prune import sparse_format
+from keras_prune import sparse_format, tensor_format
 
 
 @pytest.fixture
@@ -128,3 +128,33 @@ def test_all_pruned_and_nothing_pruned():
         bias = np.arange(17, dtype=np.float32)
         got = run(load(one_layer(sparse_format.encode(codes, codebook), bias, (1, 33))), x)
         assert_close(got, dense_result(codes, codebook, x, bias=bias))
+
+
+VERSION_2_LAYOUTS = [
+    None,
+    tensor_format.Layout("gaps", (1, 1), 15, coder="rans", lane_bits=2),
+    tensor_format.Layout("bitmap", (1, 1), 0, coder="fixed"),
+    tensor_format.Layout("all", (1, 1), 0, coder="rans", lane_bits=6),
+    tensor_format.Layout("gaps", (4, 1), 255, coder="fixed"),
+    tensor_format.Layout("bitmap", (3, 8), 0, coder="rans", lane_bits=0),
+    tensor_format.Layout("all", (7, 16), 0, coder="fixed"),
+]
+
+
+@pytest.mark.parametrize("layout", VERSION_2_LAYOUTS, ids=str)
+@pytest.mark.parametrize("density", [0, 0.002, 0.1, 1])
+def test_version_2_gives_the_same_bits_as_version_1(layout, density):
+    codes, codebook = random_codes((30, 1000), density, 16)
+    x = np.random.default_rng(2).standard_normal((3, 1000)).astype(np.float32)
+    packed = tensor_format.encode_codes(codes, codebook, layout=layout)
+    got, want = (run(load(one_layer(p, None, (3, 1000))), x) for p in (packed, sparse_format.encode(codes, codebook)))
+    assert got.tobytes() == want.tobytes()
+
+
+def test_version_2_with_a_dynamic_batch():
+    codes, codebook = random_codes((30, 100), 0.1, 16)
+    bias = np.arange(30, dtype=np.float32)
+    interpreter = load(one_layer(tensor_format.encode_codes(codes, codebook), bias, (1, 100), dynamic_batch=True))
+    for batch in (1, 5, 2):
+        x = np.random.default_rng(batch).standard_normal((batch, 100)).astype(np.float32)
+        assert_close(run(interpreter, x), dense_result(codes, codebook, x, bias=bias))

@@ -11,6 +11,7 @@ import sys
 
 import numpy as np
 import pytest
+import tensor_bytes  # type: ignore[import-not-found]
 from ai_edge_litert import interpreter as litert
 from packed_bytes import REFUSED, TINY, refused_bytes  # type: ignore[import-not-found]
 from packed_models import (  # type: ignore[import-not-found]
@@ -32,7 +33,7 @@ from packed_models import (  # type: ignore[import-not-found]
     run,
 )
 
-from keras_prune import native, sparse_format
+from keras_prune import native, sparse_format, tensor_format
 
 GOLDEN = pathlib.Path(__file__).resolve().parent / "golden"
 
@@ -131,8 +132,40 @@ def test_every_broken_rule_is_an_error(what):
         load(build(Tensor([1, 3]), [node])).allocate_tensors()
 
 
-def test_the_bytes_before_they_are_broken_are_fine():
-    interpreter = load(one_layer(TINY, None, (1, 3)))
+@pytest.mark.parametrize("what", list(tensor_bytes.REFUSED))
+def test_every_broken_rule_of_version_2_is_an_error(what):
+    node = Node([packed_tensor(tensor_bytes.REFUSED[what][0]), None], Tensor([1, 2]))
+    with pytest.raises(RuntimeError, match=r"packed weights tensor1: |expected 3 values in a row|dimension of"):
+        load(build(Tensor([1, 3]), [node])).allocate_tensors()
+
+
+def test_every_truncation_and_flip_of_version_2_is_an_error():
+    good = tensor_bytes.TINY_RANS
+    damaged = [good[:n] for n in range(1, len(good))]
+    damaged += [corrupt(good, at) for at in range(len(good))]
+    for buffer in damaged:
+        interpreter = load(build(Tensor([1, 3]), [Node([packed_tensor(buffer), None], Tensor([1, 2]))]))
+        with pytest.raises(RuntimeError, match="packed weights"):
+            interpreter.allocate_tensors()
+
+
+def test_version_2_without_a_codebook_is_another_operators():
+    packed = tensor_format.encode_scaled(np.ones((2, 3), np.int8), np.ones(2, np.float32))
+    with pytest.raises(RuntimeError, match=r"expected values of a codebook \(0\), got kind 1"):
+        load(one_layer(packed, None, (1, 3))).allocate_tensors()
+
+
+def test_version_2_needs_the_number_of_rows_in_the_file():
+    model = build(Tensor([1, 3]), [Node([packed_tensor(tensor_bytes.TINY), None], Tensor([]))])
+    with pytest.raises(RuntimeError, match="expected a last dimension in the file, got none"):
+        load(model).allocate_tensors()
+
+
+@pytest.mark.parametrize(
+    "packed", [TINY, tensor_bytes.TINY, tensor_bytes.TINY_RANS, tensor_bytes.TINY_BITMAP], ids=[1, 2, 3, 4]
+)
+def test_the_bytes_before_they_are_broken_are_fine(packed):
+    interpreter = load(one_layer(packed, None, (1, 3)))
     assert run(interpreter, np.array([[1, 10, 100]], np.float32)).tolist() == [[1.25, -25.0]]
 
 

@@ -156,7 +156,7 @@ bool IsUnpacked(const TfLiteContext* context, const TfLiteNode& node) {
     const int output = node.outputs->data[i];
     if (!TensorExists(context, output) || !IsConstant(context->tensors[output])) return false;
   }
-  return true;
+  return node.outputs->size > 0;
 }
 
 TfLiteRegistration UnpackRegistration() {

@@ -16,7 +16,7 @@ constexpr char kUnpackName[] = "KerasPruneUnpack";
 // Where it reported an error, outputs are not constants.
 TfLiteRegistration UnpackRegistration();
 
-// Whether all outputs of an operator are constants.
+// Whether an operator has outputs and all of them are constants.
 bool IsUnpacked(const TfLiteContext* context, const TfLiteNode& node);
 
 }  // namespace keras_prune
