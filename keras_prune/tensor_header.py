@@ -18,7 +18,6 @@ POSITIONS = ("all", "gaps", "bitmap")
 VALUES = ("codebook", "scaled", "split")
 ELEMENTS = ("float32", "float16", "int8", "uint8")
 LOW_BYTES = {"float32": 3, "float16": 1, "int8": 0, "uint8": 0}  # of a split value, beside its symbol
-MAX_BLOCK_SIDE = 65535
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,8 +162,8 @@ def _is_consistent(header: TensorHeader) -> bool:
     return (
         0 < weights <= MAX_WEIGHTS
         and max(header.rows, header.cols) <= MAX_SIDE
-        and 1 <= header.block_rows <= min(header.rows, MAX_BLOCK_SIDE)
-        and 1 <= header.block_cols <= min(header.cols, MAX_BLOCK_SIDE)
+        and 1 <= header.block_rows <= header.rows
+        and 1 <= header.block_cols <= header.cols
         and header.num_units <= header.grid.num_units
         and (header.positions != "all" or header.num_units == header.grid.num_units)
         and (header.escape > 0) == (header.positions == "gaps")

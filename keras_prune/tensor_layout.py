@@ -11,7 +11,8 @@ import numpy as np
 from keras_prune import entropy_coding, position_coding
 from keras_prune.unit_grid import UnitGrid
 
-BLOCK_SIDES = (1, 2, 4, 8, 16)
+BLOCK_SIDES = (1, 2, 4, 8, 16)  # tried by the encoder
+MAX_BLOCK_SIDE = 65535  # 16 bits of the header
 _BAND_ROWS, _BAND_COLS, _BANDS = 16, 4096, 64  # the sample that blocks are judged by: whole blocks, 4 M weights
 
 
@@ -25,6 +26,9 @@ class Layout:
         escape: of gaps, 1 to 255; else 0.
         coder: of the streams, as `entropy_coding.encode` takes it.
         lane_bits: of the streams, likewise.
+
+    Raises:
+        ValueError: the format has no such layout.
     """
 
     positions: str
@@ -32,6 +36,14 @@ class Layout:
     escape: int = 0
     coder: str | None = None
     lane_bits: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.positions not in ("all", "gaps", "bitmap"):
+            raise ValueError(f"Layout: expected positions 'all', 'gaps' or 'bitmap', got {self.positions!r}")
+        if self.escape not in (range(1, 256) if self.positions == "gaps" else range(1)):
+            raise ValueError(f"Layout: expected escape from 1 to 255 for gaps and 0 for others, got {self.escape}")
+        if not all(1 <= side <= MAX_BLOCK_SIDE for side in self.block):
+            raise ValueError(f"Layout: expected sides of a block from 1 to {MAX_BLOCK_SIDE}, got {self.block}")
 
 
 def best_layout(mask: np.ndarray, counts: np.ndarray, *, pruned_symbol: int, low_bytes: int) -> Layout:

@@ -184,6 +184,26 @@ def test_other_memory_layouts_and_byte_orders():
 
 
 @pytest.mark.parametrize(
+    "layout",
+    [
+        Layout("gaps", escape=63),
+        Layout("bitmap"),
+        Layout("all", coder="fixed"),
+        Layout("gaps", (1100, 1000), escape=1),  # a unit of more weights than are indexed at once
+        Layout("bitmap", (1, 1300)),
+    ],
+    ids=str,
+)
+def test_matrices_larger_than_what_is_looked_at_at_once(layout):
+    rng = np.random.default_rng(0)
+    codes = np.zeros((3300, 1301), np.uint8)  # over 2^22 weights
+    codes.reshape(-1)[rng.integers(0, codes.size, 20_000)] = rng.integers(1, 16, 20_000)
+    codes.reshape(-1)[[2**20 - 1, 2**20, 2**22 - 1, 2**22, codes.size - 1]] = 1
+    packed = tensor_format.encode_codes(codes, np.arange(16), layout=layout)
+    same_bits(tensor_format.decode_codes(packed)[0], codes)
+
+
+@pytest.mark.parametrize(
     ("block", "expected"), [((1, 1), (1, 1)), ((4, 1), (4, 1)), ((1, 8), (1, 8)), ((2, 2), (2, 2)), ((16, 4), (16, 4))]
 )
 def test_blocks_are_found(block, expected):
@@ -389,6 +409,10 @@ def test_as_matrix_shape():
         (lambda: tensor_format.encode_exact(np.zeros((2, 2), np.float32), fill=1), "fill: expected 0 for float32"),
         (lambda: tensor_format.encode_exact(np.zeros((2, 2), np.int8), fill=128), "fill: expected a value of int8"),
         (lambda: tensor_format.encode_exact(np.zeros((2, 2), np.uint8), fill=-1), "fill: expected a value of uint8"),
+        (lambda: Layout("some"), "expected positions 'all', 'gaps' or 'bitmap', got 'some'"),
+        (lambda: Layout("gaps"), "escape from 1 to 255 for gaps and 0 for others, got 0"),
+        (lambda: Layout("bitmap", escape=1), "escape from 1 to 255 for gaps and 0 for others, got 1"),
+        (lambda: Layout("all", block=(65536, 1)), "from 1 to 65535"),
         (lambda: tensor_format.decode(np.zeros((2, 2), np.uint8)), r"expected shape \(num_bytes,\)"),
         (lambda: tensor_format.decode_codes(SMALL["tensor_all_pruned_all"][:5]), "truncated"),
     ],
