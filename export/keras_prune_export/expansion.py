@@ -116,14 +116,14 @@ def _exact(data: Any, dtype: str) -> Any:
 
     if dtype == "bool":
         return tf.cast(data, "bool")
-    return tf.bitcast(tf.transpose(tf.reshape(data, [_item_size(dtype), -1])), dtype)
+    return _typed(data if _item_size(dtype) == 1 else tf.transpose(tf.reshape(data, [_item_size(dtype), -1])), dtype)
 
 
 def _typed(data: Any, dtype: str) -> Any:
     """Little-endian bytes as numbers."""
     import tensorflow as tf  # noqa: PLC0415
 
-    return tf.bitcast(tf.reshape(data, [-1, _item_size(dtype)]), dtype)
+    return tf.bitcast(data if _item_size(dtype) == 1 else tf.reshape(data, [-1, _item_size(dtype)]), dtype)
 
 
 def _integer(dtype: str) -> str:

@@ -46,7 +46,7 @@ def check_operators(graph: Any, name: str) -> None:
     if found:
         raise ValueError(
             f"export_saved_model: expected operators of stock TensorFlow, and {name!r} uses {', '.join(found)}; export "
-            " the model as it was before PackedDense.from_dense, and express py_function in TensorFlow"
+            "the model as it was before PackedDense.from_dense, and express py_function in TensorFlow"
         )
 
 
@@ -77,22 +77,32 @@ def _meta_graph(dense: DenseSavedModel, entries: Sequence[Expanded], data: bytes
     """Only what loaders need: the object graph says the same again, and without it Python loads as from TF 1."""
     import tensorflow as tf  # noqa: PLC0415
 
-    old, unique = dense.meta_graph, hashlib.blake2b(data, digest_size=6).hexdigest()
-    graph, file, initializer = _graph(dense, entries, data)
-    with graph.as_default():  # TensorFlow exports no graph in eager mode
-        new = tf.compat.v1.MetaGraphDef(
-            graph_def=tf.compat.v1.train.export_meta_graph(graph=graph, strip_default_attrs=True).graph_def
-        )
+    old = dense.meta_graph
+    built = _build(dense, entries, data)
+    with built.graph.as_default():  # TensorFlow exports no graph in eager mode
+        exported = tf.compat.v1.train.export_meta_graph(graph=built.graph, strip_default_attrs=True)
+    new = tf.compat.v1.MetaGraphDef(graph_def=exported.graph_def)
     new.meta_info_def.tags.append(tf.saved_model.SERVING)
     new.meta_info_def.tensorflow_version = old.meta_info_def.tensorflow_version
     new.meta_info_def.stripped_default_attrs = True
     new.signature_def[SIGNATURE].CopyFrom(old.signature_def[SIGNATURE])
-    new.signature_def[INITIALIZER].outputs[INITIALIZER].name = initializer
+    new.signature_def[INITIALIZER].outputs[INITIALIZER].name = built.initializer
     new.asset_file_def.extend(old.asset_file_def)
-    new.asset_file_def.add(filename=_asset_name(dense)).tensor_info.name = file
-    _name_variables(new.graph_def, unique)
-    _shorten(new)
+    new.asset_file_def.add(filename=_asset_name(dense)).tensor_info.name = built.file
+    _name_variables(new.graph_def, hashlib.blake2b(data, digest_size=6).hexdigest())
+    names = _shorten(new, built.variables)
+    variables = [[_renamed(name, names) for name in variable] for variable in built.variables]
+    new.collection_def["local_variables"].bytes_list.value.extend(_definition(*variable) for variable in variables)
     return new
+
+
+def _definition(handle: str, assign: str, read: str) -> bytes:
+    """With it Python makes a variable of the handle, and frees it with the model; C++ frees all with the session."""
+    from tensorflow.core.framework import variable_pb2  # noqa: PLC0415
+
+    definition = variable_pb2.VariableDef(variable_name=handle, initializer_name=assign, snapshot_name=read)
+    definition.is_resource = True
+    return definition.SerializeToString()
 
 
 def _name_variables(graph: Any, unique: str) -> None:
@@ -102,19 +112,41 @@ def _name_variables(graph: Any, unique: str) -> None:
         node.attr["shared_name"].s = f"{unique}_{number}".encode()
 
 
-def _shorten(meta_graph: Any) -> None:
+def _shorten(meta_graph: Any, variables: Sequence[tuple[str, ...]]) -> dict[str, str]:
     """Shrinks the graph and gives tensors their new names."""
     infos = [asset.tensor_info for asset in meta_graph.asset_file_def]
     for signature in meta_graph.signature_def.values():
         infos += [*signature.inputs.values(), *signature.outputs.values()]
-    names = graph_definition.shrink(meta_graph.graph_def, [info.name.partition(":")[0] for info in infos])
+    needed = [info.name for info in infos] + [name for variable in variables for name in variable]
+    names = graph_definition.shrink(meta_graph.graph_def, [name.partition(":")[0] for name in needed])
     for info in infos:
-        name, colon, port = info.name.partition(":")
-        info.name = f"{names[name]}{colon}{port}"
+        info.name = _renamed(info.name, names)
+    return names
 
 
-def _graph(dense: DenseSavedModel, entries: Sequence[Expanded], data: bytes) -> tuple[Any, str, str]:
-    """The graph, the tensor of the asset's path, and the node that initialises everything."""
+def _renamed(tensor: str, names: dict[str, str]) -> str:
+    name, colon, port = tensor.partition(":")
+    return f"{names[name]}{colon}{port}"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Built:
+    """A graph with its initialisation.
+
+    Attributes:
+        graph: ``tf.Graph``.
+        file: the tensor of the asset's path.
+        initializer: the node that initialises everything.
+        variables: of each: its handle, the node that assigns it, and a tensor that reads it.
+    """
+
+    graph: Any
+    file: str
+    initializer: str
+    variables: list[tuple[str, str, str]]
+
+
+def _build(dense: DenseSavedModel, entries: Sequence[Expanded], data: bytes) -> _Built:
     import tensorflow as tf  # noqa: PLC0415
 
     checksum = expansion.checksum(data)
@@ -124,15 +156,22 @@ def _graph(dense: DenseSavedModel, entries: Sequence[Expanded], data: bytes) -> 
         file = tf.constant(_asset_name(dense))
         content = expansion.checked(file, checksum)
         expanders = {kind: expansion.expander(kind) for kind in dict.fromkeys(entry.stored.kind for entry in entries)}
-        done, begin = [graph.get_operation_by_name(before)] if before else [], 0
+        done, begin, variables = [graph.get_operation_by_name(before)] if before else [], 0, []
         for entry in entries:
             with tf.control_dependencies(done):  # one after another: memory for one only, beside the variables
                 values = expanders[entry.stored.kind](content, *_arguments(entry, begin))
                 done = _assign(graph, entry, values)
             begin += len(entry.stored.data)
+            variables += [(op.inputs[0].name, op.name, _read(op)) for op in done]
         with tf.control_dependencies(done):
             initializer = tf.no_op()
-    return graph, file.name, initializer.name
+    return _Built(graph, file.name, initializer.name, variables)
+
+
+def _read(assign: Any) -> str:
+    import tensorflow as tf  # noqa: PLC0415
+
+    return str(tf.raw_ops.ReadVariableOp(resource=assign.inputs[0], dtype=assign.inputs[1].dtype).name)
 
 
 def _arguments(entry: Expanded, begin: int) -> tuple[Any, Any]:

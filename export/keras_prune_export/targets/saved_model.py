@@ -20,7 +20,7 @@ _FUNCTION_BYTES = 1000  # of the graph, for each kind that it has to expand
 _MAX_SIZE = 2**31  # positions are int32 in the graph
 _SAMPLE = 1 << 18  # bytes that the way to deflate is chosen on
 # Level and strategy. Huffman coding alone is best for positions and codes at random, matches for patterns of zeros.
-_WAYS = ((9, zlib.Z_HUFFMAN_ONLY), (6, zlib.Z_DEFAULT_STRATEGY), (9, zlib.Z_FILTERED), (1, zlib.Z_RLE))
+_WAYS = ((9, zlib.Z_HUFFMAN_ONLY), (6, zlib.Z_DEFAULT_STRATEGY), (1, zlib.Z_RLE), (0, zlib.Z_DEFAULT_STRATEGY))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,8 +286,7 @@ def deflate(sections: list[bytes]) -> bytes:
 
 def _deflated(section: bytes, *, last: bool) -> bytes:
     sample = section[:_SAMPLE]
-    ways = [(0, 0), *_WAYS]
-    best = min(ways, key=lambda way: len(_piece(sample, way, last=last)))
+    best = min(_WAYS, key=lambda way: len(_piece(sample, way, last=last)))
     return _piece(section, best, last=last)
 
 
