@@ -11,6 +11,7 @@ from keras_prune import sparse_format, tensor_format
 from keras_prune_export import edits, flatbuffer, runtime
 from keras_prune_export.flatbuffer import schema
 from keras_prune_export.targets import packed as target
+from keras_prune_export.transformations.constants import OPERATORS
 
 FLOAT32 = schema.TensorType.FLOAT32
 
@@ -68,13 +69,28 @@ def _expand(model, graph, op):
         tensor.buffer = edits.add_buffer(model, matrix.astype(dtype).tobytes())
 
 
+def weights_of(data):
+    """The dense float weights of a file by tensor name, through the oracle."""
+    model = flatbuffer.read(as_stock(data))
+    tensors = [tensor for graph in model.subgraphs for tensor in graph.tensors if tensor.type in flatbuffer.DTYPES]
+    constants = [tensor for tensor in tensors if model.buffers[tensor.buffer].data is not None]
+    return {flatbuffer.text(tensor.name): flatbuffer.constant(model, tensor) for tensor in constants}
+
+
+def operators(data):
+    """The names of the operators of a file's first subgraph."""
+    model = flatbuffer.read(data)
+    return [OPERATORS[flatbuffer.builtin_code(model, op)] for op in model.subgraphs[0].operators]
+
+
 def run(data, *inputs):
-    """All outputs of one inference, by tensor name; without inputs given, seeded random ones."""
+    """All outputs of one inference, by tensor name; without inputs given, seeded random ones from 0 to 8."""
     interpreter = runtime.load_interpreter(data)
     details = interpreter.get_input_details()
     rng = np.random.default_rng(0)
     if not inputs:
-        inputs = [rng.normal(size=np.abs(d["shape_signature"])).astype(d["dtype"]) for d in details]
+        inputs = [8 * rng.random(size=np.abs(d["shape_signature"])) for d in details]
+        inputs = [values.astype(d["dtype"]) for values, d in zip(inputs, details, strict=True)]
     for detail, values in zip(details, inputs, strict=True):
         interpreter.resize_tensor_input(detail["index"], values.shape)
     interpreter.allocate_tensors()

@@ -16,6 +16,7 @@ from keras_prune_export.flatbuffer import schema
 from keras_prune_export.schemes import Schemes
 from keras_prune_export.targets import packed as target
 from keras_prune_export.transformations.pack_fully_connected import options_bytes
+from keras_prune_export.transformations.tidy import shorten_names
 
 
 def packed(model, schemes=None):
@@ -141,7 +142,9 @@ def test_a_small_file_that_would_not_shrink_is_left_as_it_is():
     model = small_model(np.eye(2, 4, dtype=np.float32))
     data, (layer,) = packed(model)
     assert not layer.packed
-    assert data == flatbuffer.write(packing.load(flatbuffer.write(model), "test"))
+    want = packing.load(flatbuffer.write(model), "test")
+    shorten_names(want)
+    assert data == flatbuffer.write(want)
     again, _ = packing.pack(data, Schemes(Codebook()))
     assert again == data
 

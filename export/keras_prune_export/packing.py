@@ -15,7 +15,7 @@ from keras_prune_export.targets import packed
 from keras_prune_export.transformations.choose import Choice, choose
 from keras_prune_export.transformations.constants import remove_decoders
 from keras_prune_export.transformations.pack_fully_connected import pack_fully_connected
-from keras_prune_export.transformations.tidy import tidy
+from keras_prune_export.transformations.tidy import shorten_names, tidy
 from keras_prune_export.transformations.unpack import unpack
 
 ACTIVATIONS = ("float32",)
@@ -126,6 +126,7 @@ def finish(file: Any, choices: list[Choice], data: bytes) -> tuple[bytes, list[p
     Returns:
         As `pack`.
     """
+    shorten_names(file)
     archive = associated.archive(data)
     plain = min(associated.append(flatbuffer.write(file), *archive), data, key=len)
     edit(file, choices)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,8 +56,8 @@ class Choice:
 
     @property
     def name(self) -> str:
-        """Of the weights."""
-        return self.constant.name
+        """Of the weights; of the names of fused operators the last, as in the packed file."""
+        return next(filter(None, reversed(self.constant.name.split(";"))), "")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -124,12 +124,8 @@ def _choose(model: Any, constant: Constant, schemes: Schemes, *, names: Sequence
         return Choice(constant, "stock", constant.reason, blocked=True, values=_values_if_whole(model, constant))
     is_sparse = constant.tensor.sparsity is not None
     dense = densify(model, constant.tensor) if is_sparse else flatbuffer.constant(model, constant.tensor)
-    candidates = [*_candidates(model, constant, schemes, names=names, dense=dense)]
-    if candidates[0].blocked:
-        return candidates[0]
-    # A form that computes goes before one that is a little smaller: it is the faster one, and needs no dense memory.
-    best = min(candidates, key=lambda choice: (choice.form != "compute", len(choice.packed or b"")))
-    return _if_it_pays(best, _stock_bytes(model, constant))
+    choice = _packed(model, constant, schemes, names=names, dense=dense)
+    return choice if choice.blocked else _if_it_pays(choice, _stock_bytes(model, constant))
 
 
 def _values_if_whole(model: Any, constant: Constant) -> np.ndarray | None:
@@ -148,25 +144,20 @@ def _if_it_pays(choice: Choice, stock_bytes: int) -> Choice:
     return Choice(choice.constant, "stock", reason, values=choice.values)
 
 
-def _candidates(
-    model: Any, constant: Constant, schemes: Schemes, *, names: Sequence[str], dense: np.ndarray
-) -> Iterator[Choice]:
-    """The packed forms, in the stored type and, for float16 that is dequantized, in float32."""
-    stored, wide = constant.views[0], constant.views[-1]
-    values = dense.astype(flatbuffer.DTYPES[wide.type], copy=False)
+def _packed(model: Any, constant: Constant, schemes: Schemes, *, names: Sequence[str], dense: np.ndarray) -> Choice:
+    """The packed form; float16 behind DEQUANTIZE is stored as it is and expanded to the float32 that it stands for."""
+    view = constant.views[-1]
+    is_weight = constants.is_weight(model, view)
+    values = dense.astype(flatbuffer.DTYPES[view.type], copy=False)
     scheme: Any = "lossless"
-    if values.dtype == np.float32 and constants.is_weight(model, wide):
-        scheme = schemes.of(names, values, is_fully_connected=constants.is_fully_connected(model, wide))
+    if values.dtype == np.float32 and is_weight:
+        scheme = schemes.of(names, values, is_fully_connected=constants.is_fully_connected(model, view))
     if scheme != "lossless" and not np.isfinite(values).all():
-        yield Choice(constant, "stock", "a weight is NaN or infinite", blocked=True, values=values)
-        return
-    if scheme == "lossless" and constants.is_weight(model, wide) and schemes.is_pruned(values):
-        dense, values = _without_negative_zeros(dense), _without_negative_zeros(values)
+        return Choice(constant, "stock", "a weight is NaN or infinite", blocked=True, values=values)
+    if scheme == "lossless" and is_weight and schemes.is_pruned(values):
+        values = _without_negative_zeros(values)
     packed = coding.pack(values, scheme, fill=_fill(constant.tensor))
-    yield _placed(model, constant, wide, values=values, packed=packed, is_exact=scheme == "lossless")
-    if scheme == "lossless" and wide is not stored:
-        packed = coding.pack(dense, "lossless")
-        yield _placed(model, constant, stored, values=dense, packed=packed, is_exact=True)
+    return _placed(model, constant, view, values=values, packed=packed, is_exact=scheme == "lossless")
 
 
 def _without_negative_zeros(values: np.ndarray) -> np.ndarray:

@@ -9,14 +9,11 @@ from keras_prune_export import edits, flatbuffer
 _NOTES = ("CONVERSION_METADATA",)  # the converter's note about itself; min_runtime_version and the user's stay
 
 
-def tidy(model: Any) -> int:
-    """Drops what nothing reads, and shortens the names of internal tensors.
+def tidy(model: Any) -> None:
+    """Drops what nothing reads.
 
     Args:
-        model: ``ModelT`` object, edited in place.
-
-    Returns:
-        How many names were shortened.
+        model: ``ModelT`` object, edited in place; its tensors, buffers and operator codes are numbered anew.
     """
     edits.drop_metadata(model, _NOTES)
     edits.drop_unused_tensors(model)
@@ -25,9 +22,19 @@ def tidy(model: Any) -> int:
         for tensor in graph.tensors or ():
             if tensor.quantization is not None and _is_empty(tensor.quantization):
                 tensor.quantization = None
-    return sum(
-        _shorten_names(graph, edits.public_tensors(model, number)) for number, graph in enumerate(model.subgraphs)
-    )
+
+
+def shorten_names(model: Any) -> int:
+    """Shortens the names of tensors that no caller knows.
+
+    Args:
+        model: ``ModelT`` object, edited in place.
+
+    Returns:
+        How many names were shortened.
+    """
+    public = [edits.public_tensors(model, number) for number in range(len(model.subgraphs))]
+    return sum(_shorten_names(graph, known) for graph, known in zip(model.subgraphs, public, strict=True))
 
 
 def _is_empty(quantization: Any) -> bool:
