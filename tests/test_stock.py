@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from ai_edge_litert import interpreter as litert
 
+import keras_prune
 from keras_prune import Codebook, Int8
 from keras_prune_export import flatbuffer
 from keras_prune_export.flatbuffer import schema
@@ -51,14 +52,18 @@ KINDS = {
 }
 
 
-@functools.cache
-def made(build, kind):
+def pruned(build):
     keras.utils.set_random_seed(0)
-    model = build()
-    rng = np.random.default_rng(0)
+    model, rng = build(), np.random.default_rng(0)
     for variable in model.weights:
         if len(variable.shape) > 1:
             variable.assign(variable.numpy() * (rng.random(variable.shape) < 0.3))
+    return model
+
+
+@functools.cache
+def made(build, kind):
+    model, rng = pruned(build), np.random.default_rng(1)
     shape = (50, *model.input_shape[1:])
     x = rng.integers(0, 100, shape).astype(np.int32) if build is tokens else rng.normal(size=shape).astype(np.float32)
     options = dict(KINDS[kind][0])
@@ -157,3 +162,23 @@ def test_runs_on_the_older_runtime(tmp_path):
 def test_what_stock_files_do_not_have(options, message):
     with pytest.raises(ValueError, match=message):
         stock.make(None, **options)
+
+
+def test_export_writes_stock_files_and_packs_int8_ones_without_loss():
+    _, x, want = made(images, "int8")
+    model, options = pruned(images), {"activations": "int8", "representative_data": x}
+    plain = keras_prune.export_tflite(model, target="stock", **options)
+    np.testing.assert_allclose(run(plain, x), want, atol=KINDS["int8"][1] * np.abs(want).max())
+    packed = keras_prune.export_tflite(model, **options)
+    assert len(packed) < 0.7 * len(plain)
+    np.testing.assert_array_equal(keras_prune.predict_tflite(packed, x), run(plain, x))
+
+
+def test_export_refuses_what_a_target_does_not_have():
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
+    with pytest.raises(ValueError, match="export_tflite: expected weights to be None, 'float16'"):
+        keras_prune.export_tflite(model, target="stock", weights=Codebook(4))
+    with pytest.raises(ValueError, match=r"expected weights=keras_prune.Int8\(\) with activations='int8', got Codeb"):
+        keras_prune.export_tflite(model, activations="int8", weights=Codebook(4), representative_data=np.zeros((3, 4)))
+    with pytest.raises(ValueError, match="expected representative_data only with activations='int8'"):
+        keras_prune.export_tflite(model, representative_data=np.zeros((3, 4)))

@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 
 from keras_prune.quantization import ROUNDING
-from keras_prune_export import checks, converter, copies, flatbuffer, packing
+from keras_prune_export import bias_correction, checks, converter, copies, flatbuffer, packing
 from keras_prune_export.origins import Origin, Origins, names
 from keras_prune_export.schemes import Schemes
 from keras_prune_export.transformations.choose import Choice, choose
 
 
-def quantize(model: Any, weights: Any = None, *, min_sparsity: float = 0.1, in_place: bool = False) -> Any:
+def quantize(
+    model: Any, weights: Any = None, *, data: Any = None, min_sparsity: float = 0.1, in_place: bool = False
+) -> Any:
     """Gives the pruned weights of a model the values that its packed file computes with.
 
     The model is converted as for export, and each matrix that would be packed is found again among the model's
@@ -28,6 +30,8 @@ def quantize(model: Any, weights: Any = None, *, min_sparsity: float = 0.1, in_p
     Args:
         model: a built Keras 3 model.
         weights: how kept weights are quantized, as in `export_tflite`. Zeros stay exactly zero.
+        data: typical inputs, (examples, ...), of which 500 are used: biases are corrected by what quantization takes
+            from the mean of each output (`export_tflite` of the result stores them). None: biases stay.
         min_sparsity: a weight is pruned when at least this fraction of it is exactly zero, 0 to 1.
         in_place: change and return ``model`` itself; by default a copy.
 
@@ -55,9 +59,12 @@ def quantize(model: Any, weights: Any = None, *, min_sparsity: float = 0.1, in_p
                 f"quantize: the file's matrix {match.name!r} is none of the model's variables, nor one with scaled "
                 "rows or columns: the converter combined it with others; export works, quantize does not"
             )
-    for match in matches:
-        for variable, values in match.changes:
-            variable.assign(values)
+    changes = [change for match in matches for change in match.changes]
+    before = {id(variable): variable.numpy() for variable, _ in changes}
+    for variable, values in changes:
+        variable.assign(values)
+    if data is not None:
+        bias_correction.correct(result, data, before=before)
     return result
 
 

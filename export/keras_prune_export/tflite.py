@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_prune_export import checks, converter, copies, files, flatbuffer, origins, packing, quantization
 from keras_prune_export.schemes import Schemes
+from keras_prune_export.targets import stock
 from keras_prune_export.transformations.choose import Choice, choose
 
 TARGETS = ("packed", "stock")
@@ -24,6 +25,7 @@ def export_tflite(
     activations: str = "float32",
     target: str = "packed",
     min_sparsity: float = 0.1,
+    representative_data: Any = None,
 ) -> bytes:
     """Exports a pruned Keras model to a .tflite file whose weights are packed: small, and fast where it is sparse.
 
@@ -39,9 +41,12 @@ def export_tflite(
             ``Codebook(8)``. Else a `Codebook`, `Int8()`, "float16" or "lossless" for all pruned weights, or a dict of
             layer names or regular expressions to these. Weights that are not pruned keep every bit. At most
             ``2**bits - 1`` distinct non-zero weights are kept exactly by a codebook.
-        activations: "float32".
-        target: "packed", or "stock" for the converter's plain float32 file.
+        activations: "float32", or "int8" for integer arithmetic; inputs and outputs stay float32.
+        target: "packed", or "stock" for built-in operators only: weights None (every bit), "float16" or `Int8()`, all
+            of them, pruned or not (docs/quantization.md).
         min_sparsity: weights are pruned when at least this fraction is exactly zero, 0 to 1; with 0 all are.
+        representative_data: for int8 activations: some hundred typical inputs, (examples, ...), or a function that
+            yields lists of inputs.
 
     Returns:
         The file's bytes.
@@ -56,18 +61,23 @@ def export_tflite(
         >>> data = keras_prune.export_tflite(model, "model.tflite")  # doctest: +SKIP
     """
     schemes = Schemes(weights, min_sparsity, "export_tflite")
-    packing.check_activations(activations, "export_tflite")
+    stock.check_activations(activations, representative_data, weights=weights, function="export_tflite")
     if target not in TARGETS:
         raise ValueError(f"export_tflite: expected target to be one of {TARGETS}, got {target!r}")
+    if target == "stock":
+        stock.check(weights, activations, representative_data)
     if path is not None:
         files.check_folder(path)
     checks.check_model(model, "export_tflite")
     checks.check_masks(model, "export_tflite")
-    model = copies.as_float32(model, "export_tflite")
-    data = converter.convert(model)
-    if target == "packed":
-        data, choices = _packed(model, data, schemes)
+    if target == "packed" and activations == "float32":
+        model = copies.as_float32(model, "export_tflite")
+        data, choices = _packed(model, converter.convert(model), schemes)
         _check_packed(choices, schemes)
+    else:
+        data = stock.make(model, weights=weights, activations=activations, representative_data=representative_data)
+    if target == "packed" and activations == "int8":
+        data, _ = packing.pack(data, Schemes("lossless"))
     if path is not None:
         files.write_atomic(path, data)
     return data

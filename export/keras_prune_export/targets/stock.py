@@ -60,28 +60,32 @@ def check(weights: Any, activations: Any, representative_data: Any, *, function:
         ValueError: a scheme that stock files do not have, or int8 activations without data.
     """
     Schemes(weights, function=function)
+    check_activations(activations, representative_data, weights=weights, function=function)
     if isinstance(weights, Codebook | Mapping):
         kind = "a codebook" if isinstance(weights, Codebook) else "a dict of layers"
         raise ValueError(
             f"{function}: expected weights to be None, 'float16' or keras_prune.Int8() for target='stock', got {kind}; "
             "built-in operators have no codebooks, and the converter treats all layers alike: take target='packed'"
         )
-    check_activations(activations, representative_data, function=function)
-    if activations == "int8" and weights not in (None, Int8()):
-        raise ValueError(
-            f"{function}: expected weights=keras_prune.Int8() with activations='int8', got {weights!r}; integer "
-            "operators have int8 weights"
-        )
 
 
-def check_activations(activations: Any, representative_data: Any, *, function: str) -> None:
-    """Raises ValueError for unknown activations, int8 ones without data, or data without them."""
+def check_activations(activations: Any, representative_data: Any, *, weights: Any, function: str) -> None:
+    """Refuses unknown activations, int8 ones without data or with other weights than int8, and data without them.
+
+    Raises:
+        ValueError: as said.
+    """
     if activations not in ACTIVATIONS:
         raise ValueError(f"{function}: expected activations to be one of {ACTIVATIONS}, got {activations!r}")
     if activations == "int8" and representative_data is None:
         raise ValueError(
             f"{function}: expected representative_data with activations='int8', got none; pass some hundred typical "
             "inputs, (examples, ...), or a function that yields lists of inputs"
+        )
+    if activations == "int8" and not (weights is None or isinstance(weights, Int8)):
+        raise ValueError(
+            f"{function}: expected weights=keras_prune.Int8() with activations='int8', got {weights!r}; integer "
+            "operators have int8 weights"
         )
     if activations != "int8" and representative_data is not None:
         raise ValueError(
