@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -55,7 +56,34 @@ def rescale_dropout(model: Any, rates: Mapping[str, float] | None = None) -> dic
     return result
 
 
-def _rescale(model: Any, given: dict[str, float]) -> dict[str, float]:
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """A layer in its model, and where that model is in another."""
+
+    graph: Graph
+    name: str
+    outer: _Place | None
+
+    @property
+    def layer(self) -> Any:
+        return self.graph.layers[self.name]
+
+    def before(self) -> list[_Place]:
+        """What feeds the layer; for one that takes its model's input what feeds that."""
+        names = sorted({name for call in self.graph.inputs[self.name] for name in call})
+        if not names and self.outer is not None:
+            return self.outer.before()
+        return [_Place(self.graph, name, self.outer) for name in names]
+
+    def ends(self) -> list[_Place]:
+        """The layers whose outputs the layer gives: of a model those in it, else itself."""
+        graph = make_graph(self.layer) if isinstance(self.layer, keras.Model) else None
+        if graph is None:
+            return [self]
+        return [end for name in sorted(graph.outputs) for end in _Place(graph, name, self).ends()]
+
+
+def _rescale(model: Any, given: dict[str, float], outer: _Place | None = None) -> dict[str, float]:
     """Rescales one model and those in it; takes what it used out of `given`."""
     graph = make_graph(model)
     if graph is None:
@@ -65,15 +93,16 @@ def _rescale(model: Any, given: dict[str, float]) -> dict[str, float]:
         )
     result = {}
     for name, layer in graph.layers.items():
+        place = _Place(graph, name, outer)
         if isinstance(layer, keras.Model):
-            result.update(_rescale(layer, given))
+            result.update(_rescale(layer, given, place))
         elif hasattr(layer, "rate") and isinstance(layer, _DROPOUT):
             dense_rate = given.pop(name, None)
             dense_rate = getattr(layer, _ATTRIBUTE, layer.rate) if dense_rate is None else dense_rate
             if not 0.0 <= dense_rate < 1.0:
                 raise ValueError(f"rates[{name!r}]: expected a rate in [0, 1), got {dense_rate!r}")
             setattr(layer, _ATTRIBUTE, dense_rate)
-            kept, total = _connections(graph, name)
+            kept, total = _connections(place)
             layer.rate = result[name] = dense_rate * math.sqrt(kept / total) if total else dense_rate
     return result
 
@@ -82,20 +111,23 @@ def _rescale(model: Any, given: dict[str, float]) -> dict[str, float]:
 _DROPOUT = (keras.layers.Dropout, keras.layers.AlphaDropout, keras.layers.GaussianDropout)
 
 
-def _connections(graph: Graph, name: str) -> tuple[int, int]:
+def _connections(place: _Place) -> tuple[int, int]:
     """How many weights are kept, of how many, in the nearest layers with kernels before a layer."""
     kept = total = 0
-    open_names, seen = [name], {name}
-    while open_names:
-        for before in {n for call in graph.inputs[open_names.pop()] for n in call} - seen:
-            seen.add(before)
-            kernels = [v for v in getattr(graph.layers[before], "weights", ()) if _counts(v)]
+    open_places = place.before()
+    seen: set[int] = set()
+    while open_places:
+        for end in open_places.pop().ends():
+            if id(end.layer) in seen:
+                continue
+            seen.add(id(end.layer))
+            kernels = [v for v in getattr(end.layer, "weights", ()) if _counts(v)]
             for kernel in kernels:
                 constraint = mask_constraint(kernel)
                 kept += int(np.count_nonzero((kernel if constraint is None else constraint.mask).numpy()))
                 total += math.prod(kernel.shape)
             if not kernels:
-                open_names.append(before)
+                open_places += end.before()
     return kept, total
 
 

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from keras_prune import allocation as allocations
+from keras_prune import patterns
 from keras_prune.masks import apply_masks, check_model, mask_sparsity, prunable
 from keras_prune.schedules import check_sparsity
 from keras_prune.surgery import prune
@@ -138,11 +139,12 @@ def iterative_prune(
     if not learning_rate_factor > 0:
         raise ValueError(f"learning_rate_factor: expected a number > 0, got {learning_rate_factor!r}")
     options = dict(options or {})
-    inner = allocations.get(options.pop("allocation", "uniform"))
+    towards = _Towards(allocations.get(options.pop("allocation", "uniform")), sparsities[-1])
+    _check_reachable(model, towards, options=options, sparsities=sparsities)
     rounds = []
     try:
         for number, sparsity in enumerate(sparsities, 1):
-            prune(model, sparsity, allocation=_Towards(inner, sparsities[-1]), **options)
+            prune(model, sparsity, allocation=towards, **options)
             reached = mask_sparsity(prunable(model, options.get("layers")))
             model.optimizer.learning_rate = rate * learning_rate_factor
             if fit.get("verbose", "auto") != 0:
@@ -185,6 +187,15 @@ def _check_sparsities(sparsities: Sequence[float]) -> None:
         check_sparsity(f"sparsities[{number}]", sparsity)
     if list(sparsities) != sorted(sparsities):
         raise ValueError(f"sparsities: expected targets that rise from round to round, got {list(sparsities)!r}")
+
+
+def _check_reachable(model: Any, towards: _Towards, *, options: Mapping[str, Any], sparsities: Sequence[float]) -> None:
+    """Raises ValueError before the first round where a later one would ask too much of a pattern or allocation."""
+    pattern = patterns.get(options.get("pattern", "unstructured"))
+    shapes = {path: tuple(variable.shape) for path, variable in prunable(model, options.get("layers")).items()}
+    for sparsity in sparsities:
+        for reached in allocations.known_sparsities(towards, shapes, sparsity).values():
+            pattern.check_sparsity(reached)
 
 
 def _learning_rate(model: Any) -> float:

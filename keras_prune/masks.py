@@ -287,6 +287,8 @@ class _Scores(Mapping[str, np.ndarray]):
                 f"criterion: expected one score for each weight of {path}, shape {weights.shape}, "
                 f"got shape {scores.shape}"
             )
+        if not np.issubdtype(scores.dtype, np.floating):  # patterns mark some as infinite
+            scores = scores.astype(np.float32)
         return scores if self._pattern is None else _pattern_of(self._pattern, self._variables[path]).share(scores)
 
 

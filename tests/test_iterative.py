@@ -173,3 +173,12 @@ def test_the_allocation_is_asked_about_the_criterion():
     with pytest.raises(ValueError, match=r"QualityParameter: expected scores in standard deviations"):
         iterative_prune(model_of(), fit(), sparsities=[0.5], options=options)
     iterative_prune(model_of(), fit(), sparsities=[0.5], options={**options, "criterion": "standardized_magnitude"})
+
+
+def test_what_a_later_round_cannot_have_is_said_before_the_first():
+    model = model_of()
+    before = model.get_weights()
+    for options in ({"pattern": "n_by_m"}, {"allocation": keras_prune.FromSensitivity({"first": [(0, 1), (0.6, 1)]})}):
+        with pytest.raises(ValueError, match=r"expected a sparsity up to 0\.[56]"):
+            iterative_prune(model, fit(), sparsities=[0.3, 0.75], options=options)
+        np.testing.assert_array_equal(model.get_weights()[0], before[0])

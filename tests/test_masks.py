@@ -23,6 +23,7 @@ from keras_prune.masks import (
     named,
     prunable,
 )
+from keras_prune.patterns import NByM
 
 
 @pytest.mark.parametrize(
@@ -220,3 +221,14 @@ def test_slopes_and_scales_are_no_kernels():
     stack = [keras.layers.Conv2D(2, 3), keras.layers.PReLU(), keras.layers.LayerNormalization(axis=(1, 2))]
     model = keras.Sequential([keras.Input((6, 6, 1)), *stack])
     assert [variable.name for variable in prunable(model).values()] == ["kernel"]
+
+
+@pytest.mark.parametrize(
+    "criterion", [lambda w: (9 * np.abs(w)).astype(np.uint8), lambda w: np.abs(w) > 1, keras.ops.abs]
+)
+@pytest.mark.parametrize("allocation", [Uniform(), Global()])
+def test_scores_of_any_kind_of_number(criterion, allocation):
+    variable = keras.Variable(np.random.default_rng(0).normal(size=(8, 4)))
+    attach({"w": variable})
+    Recipe(criterion=criterion, pattern=NByM(2, 4), allocation=allocation).update({"w": variable}, 0.5)
+    assert (variable.constraint.mask.numpy().reshape(2, 4, 4).sum(axis=1) == 2).all()

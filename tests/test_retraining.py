@@ -153,6 +153,16 @@ def test_dropout_shrinks_with_the_square_root_of_the_connections(wrapped):
         rescale_dropout(model, {"second": 1.5})
 
 
+def test_dropout_in_and_behind_nested_models():
+    body = keras.Sequential([keras.Input((6, 6, 1)), layers.Conv2D(4, 3, name="conv"), layers.Flatten()], name="body")
+    inner = keras.Sequential([keras.Input((64,)), layers.Dropout(0.2, name="in"), layers.Dense(10, name="dense")])
+    head = keras.Sequential([inner, layers.Dropout(0.4, name="behind"), layers.Dense(3, name="out")], name="head")
+    model = keras.Sequential([keras.Input((6, 6, 1)), body, layers.Dropout(0.5, name="between"), head])
+    prune(model, 0.75, allocation={"dense": 0.9})
+    expected = {"between": 0.5 * 0.25**0.5, "in": 0.2 * 0.25**0.5, "behind": 0.4 * 0.1**0.5}
+    assert rescale_dropout(model) == pytest.approx(expected)
+
+
 def test_a_new_rate_takes_effect_in_training():
     model = keras.Sequential([keras.Input((100,)), layers.Dense(400, name="a"), layers.Dropout(0.8)])
     model.layers[0].kernel.assign(np.ones((100, 400)))

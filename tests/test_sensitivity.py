@@ -105,6 +105,17 @@ def test_gradients_are_gathered_on_the_data():
         sensitivity(classifier(), lambda model: 1.0, criterion="taylor")
 
 
+def test_half_precision_weights(tmp_path):
+    keras.config.set_dtype_policy("bfloat16")
+    try:
+        model = classifier()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    scan = sensitivity(model, lambda model: 1.0, sparsities=[0.75], resume=tmp_path / "scan.json")
+    again = sensitivity(model, lambda model: 0.0, sparsities=[0.75], resume=tmp_path / "scan.json")
+    assert again == scan
+
+
 def test_masks_of_the_model_stay():
     model = keras_prune.prune(classifier(), 0.75)
     sensitivity(model, (X, Y), sparsities=[0.9])
@@ -204,8 +215,9 @@ def test_wrong_arguments():
     model = classifier()
     with pytest.raises(ValueError, match="sparsities: expected a sparsity"):
         sensitivity(model, (X, Y), sparsities=[0.5, 1.5])
-    with pytest.raises(ValueError, match="at least one"):
-        sensitivity(model, (X, Y), sparsities=[])
+    for wrong in ([], 0.5):
+        with pytest.raises(ValueError, match="sparsities: expected one or more"):
+            sensitivity(model, (X, Y), sparsities=wrong)
     with pytest.raises(ValueError, match="layers: expected names"):
         sensitivity(model, (X, Y), layers="third")
     with pytest.raises(ValueError, match="metric: expected one of 'accuracy', 'loss', got 'auc'"):

@@ -25,7 +25,8 @@ class Exempt(Allocation):
 
     The first layer sees the input and is small, the last makes the output: both often cost more accuracy than they
     save. First and last are those of the weights that are pruned, in the order in which the model has them; a layer of
-    several weights (a recurrent one) is exempt as a whole.
+    several weights (a recurrent one) is exempt as a whole; of one that is made of layers (attention, Bidirectional)
+    only the first or the last of these is: name it in `layers`.
 
     Args:
         allocation: how the others share: an allocation, its name, or a dict of sparsities.

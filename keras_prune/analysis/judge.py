@@ -71,5 +71,6 @@ def fingerprint(value: Any) -> str:
         return ""
     total = 0
     for leaf in leaves:
-        total = zlib.crc32(np.ascontiguousarray(leaf).data.cast("B"), zlib.crc32(str(leaf.shape).encode(), total))
+        values = np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data  # bfloat16 has no buffer of its own
+        total = zlib.crc32(values, zlib.crc32(str(leaf.shape).encode(), total))
     return f"{total:08x}"

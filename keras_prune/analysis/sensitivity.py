@@ -166,8 +166,8 @@ def sensitivity(
     Han, Pool, Tran and Dally 2015, figure 6 (https://arxiv.org/abs/1506.02626).
     """
     check_model(model)
-    if not len(sparsities):
-        raise ValueError("sparsities: expected at least one, got none")
+    if isinstance(sparsities, int | float) or not len(sparsities):
+        raise ValueError(f"sparsities: expected one or more, such as [0.5, 0.8, 0.9], got {sparsities!r}")
     for sparsity in sparsities:
         check_sparsity("sparsities", sparsity)
     score, criterion, variables = judge(data, metric), criteria.get(criterion), prunable(model, layers)
