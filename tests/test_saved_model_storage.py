@@ -16,7 +16,7 @@ from keras_prune.quantization import Codebook
 from keras_prune_export import expansion
 from keras_prune_export.targets import saved_model as target
 
-EXPANDERS = {}
+EXPANDERS: dict[target.Kind, object] = {}
 
 
 def expand(stored, *, before=b"junk", after=b"more"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 # Attributes that describe how the graph was made. Loaders infer shapes again, and older ones refuse unknown attributes.
@@ -20,7 +20,7 @@ _DESCRIPTIONS = (
 )
 
 
-def shrink(graph: Any, roots: Iterable[str]) -> dict[str, str]:
+def shrink(graph: Any, roots: Sequence[str]) -> dict[str, str]:
     """Shrinks a graph in place, without a change to what it computes.
 
     Args:
@@ -30,7 +30,7 @@ def shrink(graph: Any, roots: Iterable[str]) -> dict[str, str]:
     Returns:
         Old name -> new name of each node that is left.
     """
-    _prune_nodes(graph, set(roots))
+    _prune_nodes(graph, roots)
     _prune_functions(graph)
     for body in _bodies(graph):
         _strip(body)
@@ -51,17 +51,24 @@ def _names(letter: str) -> Iterator[str]:
     return (f"{letter}{number:x}" for number in itertools.count())
 
 
-def _prune_nodes(graph: Any, roots: set[str]) -> None:
+def _prune_nodes(graph: Any, roots: Sequence[str]) -> None:
+    """Keeps what the roots need, in the order in which they lead to it: the same for each export."""
     nodes = {node.name: node for node in graph.node}
-    waiting, found = [*roots], set()
+    order = _reachable(roots, lambda name: [_node_of(text) for text in nodes[name].input])
+    kept = [nodes[name] for name in order]
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def _reachable(roots: Iterable[str], following: Callable[[str], Iterable[str]]) -> list[str]:
+    found: dict[str, None] = {}
+    waiting = [*roots][::-1]
     while waiting:
         name = waiting.pop()
         if name not in found:
-            found.add(name)
-            waiting += [_node_of(text) for text in nodes[name].input]
-    kept = [node for node in graph.node if node.name in found]
-    del graph.node[:]
-    graph.node.extend(kept)
+            found[name] = None
+            waiting += [*following(name)][::-1]
+    return list(found)
 
 
 def _node_of(text: str) -> str:
@@ -70,14 +77,9 @@ def _node_of(text: str) -> str:
 
 def _prune_functions(graph: Any) -> None:
     functions = {function.signature.name: function for function in graph.library.function}
-    waiting, found = list(_called(graph.node, functions)), set()
-    while waiting:
-        name = waiting.pop()
-        if name not in found:
-            found.add(name)
-            waiting += _called(functions[name].node_def, functions)
-    kept = [function for name, function in functions.items() if name in found]
-    gradients = [entry for entry in graph.library.gradient if {entry.function_name, entry.gradient_func} <= found]
+    order = _reachable(_called(graph.node, functions), lambda name: _called(functions[name].node_def, functions))
+    kept = [functions[name] for name in order]
+    gradients = [entry for entry in graph.library.gradient if {entry.function_name, entry.gradient_func} <= {*order}]
     graph.library.Clear()
     graph.library.function.extend(kept)
     graph.library.gradient.extend(gradients)
@@ -94,7 +96,7 @@ def _called(nodes: Iterable[Any], functions: Mapping[str, Any]) -> Iterator[str]
 
 def _references(attributes: Mapping[str, Any]) -> Iterator[Any]:
     """Functions that attributes name, and those in attributes of these."""
-    for value in attributes.values():
+    for _, value in sorted(attributes.items()):
         kind = value.WhichOneof("value")
         found = [value.func] if kind == "func" else list(value.list.func) if kind == "list" else []
         for reference in found:

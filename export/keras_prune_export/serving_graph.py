@@ -89,8 +89,8 @@ def _meta_graph(dense: DenseSavedModel, entries: Sequence[Expanded], data: bytes
     new.signature_def[INITIALIZER].outputs[INITIALIZER].name = built.initializer
     new.asset_file_def.extend(old.asset_file_def)
     new.asset_file_def.add(filename=_asset_name(dense)).tensor_info.name = built.file
-    _name_variables(new.graph_def, hashlib.blake2b(data, digest_size=6).hexdigest())
     names = _shorten(new, built.variables)
+    _name_variables(new.graph_def, hashlib.blake2b(data, digest_size=6).hexdigest())
     variables = [[_renamed(name, names) for name in variable] for variable in built.variables]
     new.collection_def["local_variables"].bytes_list.value.extend(_definition(*variable) for variable in variables)
     return new
@@ -115,8 +115,8 @@ def _name_variables(graph: Any, unique: str) -> None:
 def _shorten(meta_graph: Any, variables: Sequence[tuple[str, ...]]) -> dict[str, str]:
     """Shrinks the graph and gives tensors their new names."""
     infos = [asset.tensor_info for asset in meta_graph.asset_file_def]
-    for signature in meta_graph.signature_def.values():
-        infos += [*signature.inputs.values(), *signature.outputs.values()]
+    for _, signature in sorted(meta_graph.signature_def.items()):
+        infos += [info for _, info in [*sorted(signature.inputs.items()), *sorted(signature.outputs.items())]]
     needed = [info.name for info in infos] + [name for variable in variables for name in variable]
     names = graph_definition.shrink(meta_graph.graph_def, [name.partition(":")[0] for name in needed])
     for info in infos:
