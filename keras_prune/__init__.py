@@ -54,6 +54,7 @@ _EXPORTS = {
     "TaylorFO": "keras_prune.criteria",
     "Uniform": "keras_prune.allocation",
     "Unstructured": "keras_prune.patterns",
+    "choose_bits": "keras_prune_export",
     "compare_tflite": "keras_prune_export",
     "evaluate_tflite": "keras_prune_export",
     "export_saved_model": "keras_prune_export",

@@ -9,6 +9,7 @@ import importlib
 from typing import Any
 
 _EXPORTS = {
+    "choose_bits": "keras_prune_export.bit_budget",
     "compare_tflite": "keras_prune_export.evaluate",
     "convert": "keras_prune_export.converter",
     "evaluate_tflite": "keras_prune_export.evaluate",
