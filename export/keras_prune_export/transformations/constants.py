@@ -13,7 +13,7 @@ from keras_prune_export.flatbuffer import schema
 _OPS = schema.BuiltinOperator
 _LSTM = (1, 2, 3, 4, 5, 6, 7, 8, 16)
 # The inputs of operators that are weights (TFLite's kernels document their order); other constants are exact always.
-_WEIGHT_SLOTS = {
+WEIGHT_SLOTS = {
     _OPS.BATCH_MATMUL: (0, 1),
     _OPS.BIDIRECTIONAL_SEQUENCE_LSTM: (*_LSTM, *(17 + slot for slot in _LSTM)),
     _OPS.BIDIRECTIONAL_SEQUENCE_RNN: (1, 2, 5, 6),
@@ -116,7 +116,7 @@ def find(model: Any) -> list[Constant]:
 def is_weight(model: Any, view: View) -> bool:
     """Whether all that read a view multiply with it or look it up: what may be quantized."""
     return bool(view.readers) and all(
-        reader.slot in _WEIGHT_SLOTS.get(flatbuffer.builtin_code(model, reader.op), ()) for reader in view.readers
+        reader.slot in WEIGHT_SLOTS.get(flatbuffer.builtin_code(model, reader.op), ()) for reader in view.readers
     )
 
 
