@@ -14,8 +14,9 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # What crosses TensorFlow, Keras and the runtime; the pure modules do not depend on versions.
 FILES = (
-    "callbacks callbacks_fits callbacks_steps cleanup codebook_training delegate evaluate export_tflite followers "
-    "graph layers masks ops quantize_model retraining runtime surgery ways_to_train wrappers"
+    "callbacks callbacks_fits callbacks_steps cleanup codebook_training delegate distillation evaluate export_tflite "
+    "followers freezing graph layer_axes layers masks ops quantize_model retraining runtime stand_before surgery "
+    "ways_to_train wrappers"
 ).split()
 # TensorFlow 2.16 allows only NumPy 1.
 PINNED = {"numpy": "numpy<2"}
