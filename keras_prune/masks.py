@@ -198,16 +198,18 @@ def _strategy(variable: Any) -> Any:
     return getattr(variable.value, "distribute_strategy", None)
 
 
+def mask_dtype(variable: Any) -> str:
+    """That of a variable's mask: TensorFlow cannot send uint8 from one worker to another; bool is a byte too."""
+    return "bool" if getattr(_strategy(variable), "cluster_resolver", None) else "uint8"
+
+
 def attach(variables: Mapping[str, Any]) -> bool:
     """Gives each variable a mask of ones, unless it has a mask; returns whether any was added."""
     new = [variable for variable in variables.values() if mask_constraint(variable) is None]
     for variable in new:
-        # TensorFlow cannot send uint8 from one worker to another; bool is a byte too.
-        dtype = "bool" if getattr(_strategy(variable), "cluster_resolver", None) else "uint8"
+        form = {"shape": variable.shape, "dtype": mask_dtype(variable), "trainable": False}
         with scope_of(variable):
-            mask = keras.Variable(
-                initializer="ones", shape=variable.shape, dtype=dtype, trainable=False, name=f"{variable.name}_mask"
-            )
+            mask = keras.Variable(initializer="ones", name=f"{variable.name}_mask", **form)
         variable.constraint = MaskConstraint(mask, variable.constraint)
     return bool(new)
 

@@ -14,7 +14,7 @@ import keras_prune.engine  # noqa: F401 (registers criteria, patterns and schedu
 from keras_prune import criteria, patterns
 from keras_prune import schedules as schedules_lib
 from keras_prune.gradients import hold_averages, optimizers_of
-from keras_prune.masks import Layers, MaskConstraint, check_model, is_kernel, mask_constraint, prunable
+from keras_prune.masks import Layers, MaskConstraint, check_model, is_kernel, mask_constraint, mask_dtype, prunable
 
 _NAME = "keras_prune>Prune"  # as Keras writes it into configurations
 
@@ -116,9 +116,8 @@ class Prune(keras.layers.Wrapper):
             variable = self.layer.weights[position]
             before = mask_constraint(variable)
             name = variable.path.removeprefix(f"{self.layer.path}/").replace("/", "_")
-            mask = self.add_weight(
-                name=f"{name}_mask", shape=variable.shape, dtype="uint8", initializer="ones", trainable=False
-            )
+            form = {"shape": variable.shape, "dtype": mask_dtype(variable), "trainable": False}
+            mask = self.add_weight(name=f"{name}_mask", initializer="ones", **form)
             if before is not None:
                 mask.assign(before.mask)
             variable.constraint = _HeldMask(mask, before.inner if before else variable.constraint, self)

@@ -17,6 +17,7 @@ from keras_prune.criteria import Criterion
 from keras_prune.masks import mask_constraint, prunable
 from keras_prune.pruner import Pruner
 from keras_prune.schedules import PolynomialDecay
+from keras_prune.wrappers import wrap
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(64, 6)).astype("float32")
@@ -112,6 +113,7 @@ def worker(index: int, ports: list[int], folder: str) -> dict:
     os.environ["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     result: dict = {name: HandMade(strategy, name).train(range(12)) for name in CASES}
+    result["wrapped"] = HandMade(strategy, "magnitude", wrapped=True).train(range(12))
     # What a restart does: all that is left of the first half is a file of each worker.
     file = pathlib.Path(folder) / f"{index}.weights.h5"
     half = HandMade(strategy, "taylor")
@@ -131,13 +133,14 @@ def worker(index: int, ports: list[int], folder: str) -> dict:
 class HandMade:
     """A model, its optimizer and its pruner on one worker, and a loop over this worker's share of the data."""
 
-    def __init__(self, strategy, name):
+    def __init__(self, strategy, name, *, wrapped=False):
         make, options = CASES[name]
         keras.utils.set_random_seed(3)
         self.strategy = strategy
         with strategy.scope():
             stack = [layers.Dense(8, "tanh", name="hidden"), layers.Dense(3, name="out")]
             self.model = keras.Sequential([keras.Input((6,)), *stack])
+            self.model = wrap(self.model) if wrapped else self.model
             self.optimizer = make()
             self.model.optimizer = self.optimizer  # so that it is saved with the weights
             self.optimizer.build(self.model.trainable_variables)

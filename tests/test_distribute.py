@@ -58,11 +58,12 @@ def test_multi_worker_mirrored_strategy(mirrored, tmp_path):
     """Two processes, a loop by hand; what Keras' own fit says there is in docs/training.md."""
     ports = free_ports(2)
     first, second = map(result, [start(index, ports, str(tmp_path)) for index in range(2)])
-    for name in (*NAMES, "restarted"):
+    like = {"restarted": "taylor", "wrapped": "magnitude"}
+    for name in (*NAMES, *like):
         assert first[name]["masks"] == second[name]["masks"], name
         assert first[name]["weights"] == second[name]["weights"], name
         assert (first[name]["zeros"], first[name]["step"]) == ([36, 18], 12), name
-        one = mirrored[f"{'taylor' if name == 'restarted' else name} one"]
+        one = mirrored[f"{like.get(name, name)} one"]
         assert first[name]["masks"] == one["masks"], name
     assert "PerReplica" in first["fit"]
     assert "with an unsupported type" in first["fit"]
