@@ -14,7 +14,11 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(she
 NATIVE_SOURCES := $(shell find custom_ops -name '*.cc' -o -name '*.h')
 QUIET_TF := TF_CPP_MIN_LOG_LEVEL=2
 
-.PHONY: help setup demo test test-python test-cpp test-slow lint format bench results clean
+FUZZ_BUILD := build/fuzz
+FUZZ_TARGETS := sparse_format tensor_format delegate tf_op
+SECONDS ?= 60
+
+.PHONY: help setup demo test test-python test-cpp test-slow fuzz lint format bench results clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,6 +53,25 @@ test-cpp: setup
 		|| { cat $(CPP_BUILD)/configure.log; exit 1; }
 	$(BIN)/cmake --build $(CPP_BUILD)
 	$(BIN)/ctest --test-dir $(CPP_BUILD) --output-on-failure
+
+fuzz: setup  ## libFuzzer on the decoders, the delegate and the TensorFlow op; SECONDS=60 is the time of all together.
+	@command -v clang++ >/dev/null || { echo "make fuzz needs clang with libFuzzer: apt-get install clang libclang-rt-dev"; exit 1; }
+	@mkdir -p $(FUZZ_BUILD)
+	$(BIN)/cmake -S custom_ops -B $(FUZZ_BUILD) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
+		-DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_CXX_COMPILER=clang++ -DKERAS_PRUNE_FUZZ=ON \
+		-DKERAS_PRUNE_SANITIZE=fuzzer-no-link,address,undefined >$(FUZZ_BUILD)/configure.log \
+		|| { cat $(FUZZ_BUILD)/configure.log; exit 1; }
+	$(BIN)/cmake --build $(FUZZ_BUILD) --target $(FUZZ_TARGETS:%=%_fuzz)
+	$(BIN)/python custom_ops/fuzz/make_seeds.py tests/golden $(FUZZ_BUILD)/seeds
+	@for target in $(FUZZ_TARGETS); do \
+		mkdir -p $(FUZZ_BUILD)/corpus/$$target; \
+		echo "$$target: $$(( $(SECONDS) / $(words $(FUZZ_TARGETS)) )) seconds"; \
+		$(FUZZ_BUILD)/$${target}_fuzz $(FUZZ_BUILD)/corpus/$$target $(FUZZ_BUILD)/seeds/$$target -max_len=8192 \
+			-max_total_time=$$(( $(SECONDS) / $(words $(FUZZ_TARGETS)) )) -timeout=10 -rss_limit_mb=2048 \
+			-artifact_prefix=$(FUZZ_BUILD)/$$target- -print_final_stats=1 2>$(FUZZ_BUILD)/$$target.log \
+			|| { tail -n 60 $(FUZZ_BUILD)/$$target.log; exit 1; }; \
+		grep -E 'number_of_executed_units|new_units_added' $(FUZZ_BUILD)/$$target.log; \
+	done
 
 test-slow: setup  ## What takes long: MNIST over three seeds, the lowest supported versions.
 	$(QUIET_TF) $(BIN)/python -m pytest -m slow
