@@ -73,7 +73,7 @@ def weights_of(data):
     """The dense float weights of a file by tensor name, through the oracle."""
     model = flatbuffer.read(as_stock(data))
     tensors = [tensor for graph in model.subgraphs for tensor in graph.tensors if tensor.type in flatbuffer.DTYPES]
-    constants = [tensor for tensor in tensors if model.buffers[tensor.buffer].data is not None]
+    constants = [t for t in tensors if model.buffers[t.buffer].data is not None and t.sparsity is None]
     return {flatbuffer.text(tensor.name): flatbuffer.constant(model, tensor) for tensor in constants}
 
 
