@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 # Layers above this size are selected from through a sample of this size.
 _SAMPLE = 1 << 16
+# Up to this size comparing all pairs of a row is faster than partitioning each row: for 2:4 of 25 M weights twice as
+# fast, and forty times where most are zero already.
+_SHORT = 8
 
 
 def kept_count(size: int, sparsity: float) -> int:
@@ -88,6 +93,8 @@ def select_highest_of_rows(rows: np.ndarray, kept: int) -> np.ndarray:
     _check_no_nan(rows)
     if kept in (0, size):
         return np.full(rows.shape, kept > 0)
+    if size <= _SHORT:
+        return _select_of_short_rows(rows, kept)
     thresholds = np.partition(rows, size - kept, axis=1)[:, size - kept, np.newaxis]
     keep = rows >= thresholds
     tied = np.flatnonzero(np.count_nonzero(keep, axis=1) > kept)
@@ -96,6 +103,17 @@ def select_highest_of_rows(rows: np.ndarray, kept: int) -> np.ndarray:
         places = kept - np.count_nonzero(above, axis=1)[:, np.newaxis]
         keep[tied] = above | (equal & (np.cumsum(equal, axis=1) <= places))
     return keep
+
+
+def _select_of_short_rows(rows: np.ndarray, kept: int) -> np.ndarray:
+    """Compares each score of a row with each other: all rows at once, whatever their ties."""
+    columns = np.ascontiguousarray(rows.T)
+    places = np.zeros(columns.shape, np.uint8)  # how many scores of the row go before this one
+    for i, j in itertools.combinations(range(len(columns)), 2):
+        before = columns[i] >= columns[j]
+        places[j] += before
+        places[i] += ~before
+    return np.ascontiguousarray((places < kept).T)
 
 
 def _check_no_nan(scores: np.ndarray) -> None:

@@ -93,7 +93,7 @@ def test_one_compilation_for_all_points():
 
 
 def test_layers_and_criterion():
-    scan = sensitivity(classifier(), (X, Y), sparsities=[13 / 16], layers="first", criterion=lambda w: -np.abs(w))
+    scan = sensitivity(classifier(), (X, Y), sparsities=[13 / 16], layers="first", criterion=lambda w: -w * w)
     assert scan.layers == ["first/kernel"]
     assert scan.rows[0].accuracy == 0.25  # the largest go first: three zeros are kept, outputs choose class 0
 
@@ -145,6 +145,13 @@ def test_resume_refuses_another_scan(tmp_path):
     sensitivity(classifier(), (X, Y), sparsities=[0.5], resume=path)
     with pytest.raises(ValueError, match=r"sparsities: \[0.5\] there, \[0.5, 0.9\] here.*delete the file"):
         sensitivity(classifier(), (X, Y), sparsities=[0.9, 0.5], resume=path)
+    with pytest.raises(ValueError, match=r"other settings .criterion: 'Magnitude\(\)' there"):
+        sensitivity(classifier(), (X, Y), sparsities=[0.5], resume=path, criterion="random")
+    other = tmp_path / "other.json"
+    sensitivity(classifier(), (X, Y), sparsities=[0.5], resume=other, criterion=lambda w: w * w)
+    sensitivity(classifier(), (X, Y), sparsities=[0.5], resume=other, criterion=lambda w: w * w)
+    with pytest.raises(ValueError, match=r"other settings .criterion"):
+        sensitivity(classifier(), (X, Y), sparsities=[0.5], resume=other, criterion=lambda w: -w * w)
     with pytest.raises(ValueError, match=r"other settings .data"):
         sensitivity(classifier(), (X[:2], Y[:2]), sparsities=[0.5], resume=path)
     model = classifier()

@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -234,7 +235,10 @@ def _pruned(variable: Any, sparsity: float, *, scores: Callable[[np.ndarray], np
 
 def _name(criterion: Any) -> str:
     """What tells one criterion from another."""
-    return repr(criterion) if hasattr(criterion, "get_config") else getattr(criterion, "__qualname__", "function")
+    if hasattr(criterion, "get_config"):
+        return repr(criterion)
+    code = getattr(criterion, "__code__", None)  # one lambda from another
+    return getattr(criterion, "__qualname__", "function") + (f" {zlib.crc32(code.co_code):08x}" if code else "")
 
 
 def _fingerprints(model: Any, data: Any) -> dict[str, str]:
