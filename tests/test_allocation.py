@@ -154,6 +154,12 @@ def test_quality_parameter_prunes_below_q_deviations():
     assert QualityParameter(1e6)(scores, 0.8, 0.8)["a/kernel"] == 1 - 1 / 2000  # one is kept
 
 
+@pytest.mark.parametrize("value", [0.0, 0.5, -0.1])
+def test_quality_parameter_of_weights_without_deviation(value):
+    scores = {"a/kernel": StandardizedMagnitude()(np.full((3, 4), value, np.float32))}
+    assert QualityParameter(3.0)(scores, 0.8, 0.8) == {"a/kernel": 0.0}  # |w| < 3 * 0 nowhere
+
+
 def test_quality_parameter_by_layer():
     scores = {"a/kernel": np.array([0.1, 1.0, 2.0, 3.0]), "b/kernel": np.array([0.1, 1.0, 2.0, 3.0])}
     assert QualityParameter({"a": 1.5, ".*": 0})(scores, 0.5, 0.5) == {"a/kernel": 0.5, "b/kernel": 0.0}

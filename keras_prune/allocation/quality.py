@@ -82,5 +82,7 @@ class QualityParameter(Allocation):
 
 
 def _fraction_below(scores: np.ndarray, threshold: float) -> float:
+    if not scores.any():  # a layer of zeros, not trained yet: nothing lies below any multiple of its deviation, 0
+        return 0.0
     below = int(np.count_nonzero(scores < threshold))
     return min(below, scores.size - 1) / scores.size
