@@ -23,7 +23,7 @@ except ImportError as error:
         f"file's schema): {error}; install them with `pip install flatbuffers 'ai-edge-litert>=1.1'`"
     ) from error
 
-from keras_prune_export import files
+from keras_prune_export import files, reading_limits
 
 SMALL_ALIGNMENT = 16  # the schema's force_align of constants; Python's own packer does not honour it
 WIDE_ALIGNMENT = 64  # a cache line, the widest vector, and what LiteRT's CompiledModel asks of constants
@@ -34,7 +34,7 @@ DTYPES = {
     schema.TensorType.INT8: "<i1",
     schema.TensorType.UINT8: "<u1",
 }
-_MIN_TABLE_BYTES = 8  # an offset in a vector and an offset to a vtable
+_MAX_RANK = 32  # of a NumPy array, before NumPy 2
 _DAMAGE = (struct.error, IndexError, KeyError, TypeError, ValueError, AttributeError, OverflowError, MemoryError)
 
 
@@ -55,7 +55,7 @@ def read(source: Any) -> Any:
     data = files.read_tflite(source)
     try:
         root = schema.Model.GetRootAs(data, 0)
-        _check_counts(root, len(data))
+        reading_limits.check(root, len(data))
         model = schema.ModelT.InitFromObj(root)
         _check_references(model)
         _inline_buffers(model, data)
@@ -67,26 +67,16 @@ def read(source: Any) -> Any:
     return model
 
 
-def _check_counts(root: Any, num_bytes: int) -> None:
-    """Refuses tables that could not fit in the file, before objects are made for them."""
-    count = root.OperatorCodesLength() + root.SubgraphsLength() + root.BuffersLength()
-    count += root.MetadataLength() + root.SignatureDefsLength()
-    for index in range(root.SubgraphsLength()):
-        if count * _MIN_TABLE_BYTES > num_bytes:
-            break
-        count += root.Subgraphs(index).TensorsLength() + root.Subgraphs(index).OperatorsLength()
-    if count * _MIN_TABLE_BYTES > num_bytes:
-        raise ValueError(f"{count} or more tables in {num_bytes} bytes")
-    if not root.SubgraphsLength() or not root.BuffersLength():
-        raise ValueError("no subgraph or no buffer")
-
-
 def _check_references(model: Any) -> None:
+    if not model.subgraphs or not model.buffers:
+        raise ValueError("no subgraph or no buffer")
     num_buffers = len(model.buffers)
     for graph in model.subgraphs:
         num_tensors = len(graph.tensors or ())
         for tensor in graph.tensors or ():
             _check_index(tensor.buffer, num_buffers, "buffer")
+            if tensor.shape is not None and len(tensor.shape) > _MAX_RANK:
+                raise ValueError(f"a tensor of {len(tensor.shape)} dimensions")
         for op in graph.operators or ():
             _check_index(op.opcodeIndex, len(model.operatorCodes or ()), "operator code")
             for index in [*indices(op.inputs), *indices(op.outputs), *indices(op.intermediates)]:
@@ -109,13 +99,14 @@ def _check_index(index: int, count: int, kind: str, *, optional: bool = False) -
 
 def _inline_buffers(model: Any, data: bytes) -> None:
     """Constants that stand behind the flatbuffer (files over 2 GB) become ordinary buffers."""
-    for buffer in model.buffers:
-        offset, size = getattr(buffer, "offset", 0), getattr(buffer, "size", 0)
-        if offset > 1:
-            if offset + size > len(data):
-                raise ValueError(f"a buffer at {offset} with {size} bytes")
-            buffer.data = np.frombuffer(data, np.uint8, size, offset)
-            buffer.offset = buffer.size = 0
+    outside = [buffer for buffer in model.buffers if getattr(buffer, "offset", 0) > 1]
+    if sum(buffer.size for buffer in outside) > len(data):
+        raise ValueError("buffers behind the flatbuffer that are larger than the file")
+    for buffer in outside:
+        if buffer.offset + buffer.size > len(data):
+            raise ValueError(f"a buffer at {buffer.offset} with {buffer.size} bytes")
+        buffer.data = np.frombuffer(data, np.uint8, buffer.size, buffer.offset)
+        buffer.offset = buffer.size = 0
 
 
 def _check_known(model: Any) -> None:
@@ -196,8 +187,13 @@ def values(model: Any, tensor: Any) -> np.ndarray:
         tensor: ``TensorT`` object of one of `DTYPES`.
 
     Raises:
-        ValueError: the buffer is no whole number of values.
+        ValueError: of another type, or the buffer is no whole number of values.
     """
+    if tensor.type not in DTYPES:
+        raise ValueError(
+            f".tflite file: expected tensor {text(tensor.name)!r} to hold float32, float16, int8 or uint8, got type "
+            f"{tensor.type}; the file is damaged"
+        )
     data, dtype = model.buffers[tensor.buffer].data, np.dtype(DTYPES[tensor.type])
     num_bytes = 0 if data is None else len(data)
     if num_bytes % dtype.itemsize:
@@ -215,7 +211,7 @@ def constant(model: Any, tensor: Any) -> np.ndarray:
         ValueError: the buffer does not have the shape's size.
     """
     found, shape = values(model, tensor), indices(tensor.shape)
-    if not len(found) or len(found) != math.prod(shape):
+    if not len(found) or min(shape, default=1) < 1 or len(found) != math.prod(shape):
         name = text(tensor.name)
         raise ValueError(
             f".tflite file: tensor {name!r} of shape {shape} has {found.nbytes} bytes; the file is damaged"
