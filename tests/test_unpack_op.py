@@ -7,6 +7,7 @@ import struct
 
 import numpy as np
 import pytest
+from ai_edge_litert import interpreter as litert
 from ai_edge_litert import schema_py_generated as schema
 from packed_bytes import seal  # type: ignore[import-not-found]
 from packed_models import load, run  # type: ignore[import-not-found]
@@ -21,7 +22,7 @@ from unpack_models import (  # type: ignore[import-not-found]
     unpack_options,
 )
 
-from keras_prune import tensor_format
+from keras_prune import native, tensor_format
 
 SHAPE = (7, 3, 3, 5)
 BIAS = np.linspace(-1, 1, 7).astype(np.float32)
@@ -233,3 +234,41 @@ def test_an_error_leaves_the_process_well():
         with pytest.raises(RuntimeError, match="KPRI"):
             load(bad)
         assert run(load(good), x).tobytes() == want.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_without_xnnpack_too(dtype):
+    weights, x = random_weights(SHAPE, dtype=dtype), images()
+    resolver = litert.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    results = []
+    for packs in (False, True):
+        delegates = [litert.load_delegate(str(native.delegate_path()))] if packs else None
+        model = conv_model(weights, BIAS, packed=packs)
+        interpreter = litert.Interpreter(
+            model_content=model, experimental_delegates=delegates, experimental_op_resolver_type=resolver
+        )
+        results.append(run(interpreter, x).tobytes())
+        assert len(interpreter._get_ops_details()) == (3 if packs else 1) + (dtype == "float16")
+    assert results[0] == results[1]
+
+
+def test_threads_and_the_weights_themselves():
+    weights, x = random_weights(SHAPE), images()
+    delegate = litert.load_delegate(str(native.delegate_path()))
+    packed, dense = (conv_model(weights, BIAS, packed=p) for p in (True, False))
+    interpreter = litert.Interpreter(model_content=packed, experimental_delegates=[delegate], num_threads=4)
+    assert run(interpreter, x).tobytes() == run(load(dense, delegate=False), x).tobytes()
+    indices = {detail["name"]: detail["index"] for detail in interpreter.get_tensor_details()}
+    assert interpreter.get_tensor(indices["tensor1"]).tobytes() == weights.tobytes()
+
+
+def test_one_delegate_for_several_interpreters():
+    delegate = litert.load_delegate(str(native.delegate_path()))
+    x = images()
+    models = [conv_model(random_weights(SHAPE, seed=seed), BIAS, packed=True) for seed in range(2)]
+    shared = [litert.Interpreter(model_content=m, experimental_delegates=[delegate]) for m in models]
+    want = [run(load(m), x).tobytes() for m in models]
+    assert [run(interpreter, x).tobytes() for interpreter in shared] == want
+    del shared[0]
+    gc.collect()
+    assert run(shared[0], x).tobytes() == want[1]
