@@ -53,32 +53,35 @@ def custom_code(model: Any, name: str) -> int:
     return len(model.operatorCodes) - 1
 
 
-def public_tensors(model: Any, number: int) -> set[int]:
-    """Tensors that a caller may know: a subgraph's inputs and outputs, and those of signatures."""
-    graph = model.subgraphs[number]
-    public = {*flatbuffer.indices(graph.inputs), *flatbuffer.indices(graph.outputs)}
+def public_tensors(model: Any) -> list[set[int]]:
+    """For each subgraph the tensors that a caller may know: its inputs and outputs, and those of signatures."""
+    found = [{*flatbuffer.indices(graph.inputs), *flatbuffer.indices(graph.outputs)} for graph in model.subgraphs]
     for signature in model.signatureDefs or ():
-        if signature.subgraphIndex == number:
-            public |= {entry.tensorIndex for entry in [*(signature.inputs or ()), *(signature.outputs or ())]}
-    return public
+        found[signature.subgraphIndex] |= {entry.tensorIndex for entry in _entries(signature)}
+    return found
+
+
+def _entries(signature: Any) -> list[Any]:
+    return [*(signature.inputs or ()), *(signature.outputs or ())]
 
 
 def drop_unused_tensors(model: Any) -> None:
     """Drops tensors that no operator and no caller knows."""
-    for number, graph in enumerate(model.subgraphs):
+    renumbering = []
+    for graph, public in zip(model.subgraphs, public_tensors(model), strict=True):
         holders: list[tuple[Any, str]] = [(graph, "inputs"), (graph, "outputs")]
         holders += [(op, name) for op in graph.operators or () for name in ("inputs", "outputs", "intermediates")]
         used = {index for holder, name in holders for index in flatbuffer.indices(getattr(holder, name))}
-        new = {-1: -1, **_renumber((used | public_tensors(model, number)) - {-1})}
+        new = {-1: -1, **_renumber((used | public) - {-1})}
         for holder, name in holders:
             if getattr(holder, name) is not None:
                 renumbered = [new[index] for index in flatbuffer.indices(getattr(holder, name))]
                 setattr(holder, name, np.array(renumbered, np.int32))
-        for signature in model.signatureDefs or ():
-            if signature.subgraphIndex == number:
-                for entry in [*(signature.inputs or ()), *(signature.outputs or ())]:
-                    entry.tensorIndex = new[entry.tensorIndex]
         graph.tensors = [tensor for index, tensor in enumerate(graph.tensors or ()) if index in new]
+        renumbering.append(new)
+    for signature in model.signatureDefs or ():
+        for entry in _entries(signature):
+            entry.tensorIndex = renumbering[signature.subgraphIndex][entry.tensorIndex]
 
 
 def drop_unused(model: Any) -> None:

@@ -38,8 +38,11 @@ def _pairs(model: Any, op: Any) -> list[tuple[str, int, int]]:
     """Form, packed tensor, and the tensor that has the weights' name."""
     code = flatbuffer.text(model.operatorCodes[op.opcodeIndex].customCode)
     inputs, outputs = flatbuffer.indices(op.inputs), flatbuffer.indices(op.outputs)
-    if code == packed.COMPUTE and len(inputs) > 1:
-        return [("compute", inputs[1], inputs[1])]
-    if code == packed.EXPAND and len(inputs) == len(outputs):
-        return [("expand", *pair) for pair in zip(inputs, outputs, strict=True)]
-    return []
+    pairs: list[tuple[str, int, int]] = []
+    if code == packed.COMPUTE:
+        pairs = [("compute", index, index) for index in inputs[1:2]]
+    elif code == packed.EXPAND and len(inputs) == len(outputs):
+        pairs = [("expand", *pair) for pair in zip(inputs, outputs, strict=True)]
+    if any(min(pair[1:]) < 0 for pair in pairs) or (code in (packed.COMPUTE, packed.EXPAND) and not pairs):
+        raise ValueError(f".tflite file: an operator {code} without its tensors; the file is damaged")
+    return pairs

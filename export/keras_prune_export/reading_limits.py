@@ -43,7 +43,7 @@ class _Budget:
     def take(self, table: Any) -> None:
         """Counts a table and all that it refers to."""
         self._count_tables(1)
-        vectors, fields = _accessors(type(table))
+        vectors, fields = _accessors(table.__class__)
         for name in vectors:
             if hasattr(table, f"{name}AsNumpy"):
                 self._count_content(getattr(getattr(table, f"{name}AsNumpy")(), "nbytes", 0))

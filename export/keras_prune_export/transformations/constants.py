@@ -100,11 +100,12 @@ def find(model: Any) -> list[Constant]:
         The constants that an operator reads.
     """
     uses = _Uses.of(model)
+    known = {*uses.readers, *uses.written, *uses.public}
     by_buffer = collections.defaultdict(list)
     for number, graph in enumerate(model.subgraphs):
         for index, tensor in enumerate(graph.tensors or ()):
             data = model.buffers[tensor.buffer].data
-            if data is not None and len(data) and (number, index) in uses.places:
+            if data is not None and len(data) and (number, index) in known:
                 by_buffer[tensor.buffer].append((number, index))
     return [
         _constant(model, uses, buffer, stored=places)
@@ -145,24 +146,22 @@ class _Uses:
     written: set[Place]
     public: set[Place]
     without_delegates: set[int]  # subgraphs
-
-    @property
-    def places(self) -> set[Place]:
-        return {*self.readers, *self.written, *self.public}
+    metadata: set[int]  # buffers
 
     @classmethod
     def of(cls, model: Any) -> _Uses:
         readers: dict[Place, list[Reader]] = collections.defaultdict(list)
-        written, public = set(), set()
+        written, public, callers = set(), set(), edits.public_tensors(model)
         for number, graph in enumerate(model.subgraphs):
-            public |= {(number, index) for index in edits.public_tensors(model, number)}
+            public |= {(number, index) for index in callers[number]}
             for op in graph.operators or ():
                 for slot, index in enumerate(flatbuffer.indices(op.inputs)):
                     readers[number, index].append(Reader(number, op, slot))
                 written |= {
                     (number, i) for i in [*flatbuffer.indices(op.outputs), *flatbuffer.indices(op.intermediates)]
                 }
-        return cls(dict(readers), written, public, _without_delegates(model))
+        metadata = {*(entry.buffer for entry in model.metadata or ()), *flatbuffer.indices(model.metadataBuffer)}
+        return cls(dict(readers), written, public, _without_delegates(model), metadata)
 
 
 def _without_delegates(model: Any) -> set[int]:
@@ -224,7 +223,8 @@ def _look_through(uses: _Uses, view: View, decoders: list[Reader]) -> None:
 
 def _is(model: Any, reader: Reader, kind: int) -> bool:
     op = reader.op
-    one_to_one = len(flatbuffer.indices(op.inputs)) == 1 and len(flatbuffer.indices(op.outputs)) == 1
+    inputs, outputs = flatbuffer.indices(op.inputs), flatbuffer.indices(op.outputs)
+    one_to_one = len(inputs) == len(outputs) == 1 and outputs[0] >= 0
     return one_to_one and flatbuffer.builtin_code(model, op) == kind
 
 
@@ -246,7 +246,7 @@ def _why_not(model: Any, uses: _Uses, buffer: int, *, stored: list[Place], views
         "a custom operator reads it": not any(_is_custom(model, reader) for v in views for reader in v.readers),
         "the runtime gives its subgraph to no delegate": not {place[0] for place in everywhere}
         & uses.without_delegates,
-        "a metadata entry refers to its bytes": buffer not in _metadata_buffers(model),
+        "a metadata entry refers to its bytes": buffer not in uses.metadata,
         "nothing reads it": bool(views[-1].readers),
         "it is a single number": len(_form(tensors[0])[1]) > 0,
     }
@@ -259,7 +259,3 @@ def _form(tensor: Any) -> tuple[int, tuple[int, ...], bool]:
 
 def _is_custom(model: Any, reader: Reader) -> bool:
     return flatbuffer.builtin_code(model, reader.op) == _OPS.CUSTOM
-
-
-def _metadata_buffers(model: Any) -> set[int]:
-    return {*(entry.buffer for entry in model.metadata or ()), *flatbuffer.indices(model.metadataBuffer)}

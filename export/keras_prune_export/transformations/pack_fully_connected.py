@@ -55,6 +55,7 @@ def why_not_computed(model: Any, reader: Reader) -> str:
     checks = {
         "its activations are not float32": activations.type == float32 and output.type == float32,
         "its weights are not a matrix": len(shape) == 2 and min(shape) >= 1,
+        "its options are another operator's": options is None or isinstance(options, schema.FullyConnectedOptionsT),
         "its weights are shuffled": not getattr(options, "weightsFormat", 0),
         "its bias is not float32 of the outputs' size": bias is None
         or (bias.type == float32 and flatbuffer.indices(bias.shape) == shape[:1]),

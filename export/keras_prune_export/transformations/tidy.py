@@ -33,7 +33,7 @@ def shorten_names(model: Any) -> int:
     Returns:
         How many names were shortened.
     """
-    public = [edits.public_tensors(model, number) for number in range(len(model.subgraphs))]
+    public = edits.public_tensors(model)
     return sum(_shorten_names(graph, known) for graph, known in zip(model.subgraphs, public, strict=True))
 
 
