@@ -27,7 +27,8 @@ class Distiller(keras.Model):
 
     Raises:
         TypeError: one of them is not a Keras 3 model.
-        ValueError: a temperature or alpha out of range, or a student that is its own teacher.
+        ValueError: a temperature or alpha out of range, a student that is its own teacher, or (in fit) models of
+            several outputs.
 
     Example:
         >>> import keras, numpy as np
@@ -101,6 +102,11 @@ class Distiller(keras.Model):
 
     def _log_probabilities(self, outputs: Any) -> Any:
         """Softened and in logarithms, float32 at least: half precision loses small probabilities."""
+        if isinstance(outputs, (dict, list, tuple)):
+            raise ValueError(
+                f"Distiller: expected models with one output, got {len(outputs)}; make models of the output that the "
+                "student shall learn"
+            )
         outputs = ops.cast(outputs, "float32") if outputs.dtype != "float64" else outputs
         logits = outputs if self.from_logits else ops.log(ops.maximum(outputs, 1e-30))
         return ops.log_softmax(logits / self.temperature, axis=-1)

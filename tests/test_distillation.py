@@ -99,6 +99,17 @@ def test_distiller_arguments():
         Distiller(model, model)
 
 
+def test_several_outputs_are_refused():
+    def make():
+        inputs = keras.Input((6,))
+        return keras.Model(inputs, [layers.Dense(3)(inputs), layers.Dense(2)(inputs)])
+
+    distiller = Distiller(make(), make())
+    distiller.compile("sgd", ["mse", "mse"], run_eagerly=True)
+    with pytest.raises(ValueError, match="Distiller: expected models with one output, got 2"):
+        distiller.fit(X, [np.zeros((32, 3)), np.zeros((32, 2))], verbose=0)
+
+
 def test_regularizers_are_not_weighted():
     """An L2 of the student is what it says, whatever alpha is."""
     student, teacher = dense(), dense()
