@@ -161,6 +161,10 @@ def take_all_away(_graph, op):
     op.inputs, op.outputs = [], []
 
 
+def write_it_elsewhere_too(graph, op):
+    op.outputs = [op.outputs[0], graph.last.outputs[0]]
+
+
 GOOD = pack(random_weights(SHAPE))
 OTHER_TYPE = pack(random_weights(SHAPE, dtype="int8"))
 HUGE = seal(GOOD[:8] + struct.pack("<II", 2**31 - 1, 1) + GOOD[16:])
@@ -190,6 +194,7 @@ ERRORS = {
     "one output twice": (write_one_output_twice, "expected a tensor that only"),
     "more inputs": (lambda g, op: setattr(op, "outputs", op.outputs[:1]), "got 2 inputs and 1 outputs"),
     "more outputs": (lambda g, op: setattr(op, "inputs", op.inputs[:1]), "got 1 inputs and 2 outputs"),
+    "another writer": (write_it_elsewhere_too, "output 1: .* got one that node 1 writes too"),
     "nothing": (take_all_away, "got 0 inputs and 0 outputs"),
     "no input": (lambda g, op: setattr(op, "inputs", [-1, op.inputs[1]]), "input or output 0 is missing"),
     "no options": (options(b""), "8 bytes of options, got 0"),

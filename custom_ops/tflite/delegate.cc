@@ -14,24 +14,59 @@ bool IsNamed(const TfLiteRegistration& registration, const char* name) {
          strcmp(registration.custom_name, name) == 0;
 }
 
+// The indices of a graph's nodes, in order.
+struct Plan {
+  int* nodes;
+  int count;
+};
+
 // The runtime's plan is not valid after the next call, hence the copy.
-TfLiteStatus CopyPlan(TfLiteContext* context, int** nodes, int* count) {
+TfLiteStatus CopyPlan(TfLiteContext* context, Plan* copy) {
   TfLiteIntArray* plan;
   if (context->GetExecutionPlan(context, &plan) != kTfLiteOk) return kTfLiteError;
-  *count = plan->size;
-  *nodes = static_cast<int*>(malloc(sizeof(int) * (static_cast<size_t>(plan->size) + 1)));
-  if (*nodes == nullptr) return kTfLiteError;
-  memcpy(*nodes, plan->data, sizeof(int) * static_cast<size_t>(plan->size));
+  copy->count = plan->size;
+  copy->nodes = static_cast<int*>(malloc(sizeof(int) * (static_cast<size_t>(plan->size) + 1)));
+  if (copy->nodes == nullptr) return kTfLiteError;
+  memcpy(copy->nodes, plan->data, sizeof(int) * static_cast<size_t>(plan->size));
+  return kTfLiteOk;
+}
+
+bool Writes(const TfLiteNode& node, int tensor) {
+  for (int i = 0; i < node.outputs->size; ++i) {
+    if (node.outputs->data[i] == tensor) return true;
+  }
+  return false;
+}
+
+// A constant that another operator writes to would be no constant.
+TfLiteStatus CheckOtherWriters(TfLiteContext* context, const Plan& plan, int index, const TfLiteNode& node) {
+  for (int i = 0; i < plan.count; ++i) {
+    TfLiteNode* other;
+    TfLiteRegistration* registration;
+    if (plan.nodes[i] == index) continue;
+    if (context->GetNodeAndRegistration(context, plan.nodes[i], &other, &registration) != kTfLiteOk)
+      return kTfLiteError;
+    for (int k = 0; k < node.outputs->size; ++k) {
+      if (Writes(*other, node.outputs->data[k])) {
+        context->ReportError(context,
+                             "%s: output %d: expected a tensor that only this operator writes, got one that node %d "
+                             "writes too; export the model again",
+                             kUnpackName, k, plan.nodes[i]);
+        return kTfLiteError;
+      }
+    }
+  }
   return kTfLiteOk;
 }
 
 // One subset for each node: each becomes a kernel of its own, in its place in the plan.
-TfLiteStatus TakeNode(TfLiteContext* context, TfLiteDelegate* delegate, int index) {
+TfLiteStatus TakeNode(TfLiteContext* context, TfLiteDelegate* delegate, const Plan& plan, int index) {
   TfLiteNode* node;
   TfLiteRegistration* registration;
   if (context->GetNodeAndRegistration(context, index, &node, &registration) != kTfLiteOk) return kTfLiteError;
   const bool unpacks = IsNamed(*registration, kUnpackName);
   if (!unpacks && !IsNamed(*registration, kPackedFcName)) return kTfLiteOk;
+  if (unpacks && CheckOtherWriters(context, plan, index, *node) != kTfLiteOk) return kTfLiteError;
   const TfLiteIntArray one = {1, {index}};
   if (context->ReplaceNodeSubsetsWithDelegateKernels(context, unpacks ? UnpackRegistration() : PackedFcRegistration(),
                                                      &one, delegate) != kTfLiteOk ||
@@ -43,11 +78,12 @@ TfLiteStatus TakeNode(TfLiteContext* context, TfLiteDelegate* delegate, int inde
 }
 
 TfLiteStatus PrepareDelegate(TfLiteContext* context, TfLiteDelegate* delegate) {
-  int* nodes = nullptr;
-  int count = 0;
-  TfLiteStatus status = CopyPlan(context, &nodes, &count);
-  for (int i = 0; i < count && status == kTfLiteOk; ++i) status = TakeNode(context, delegate, nodes[i]);
-  free(nodes);
+  Plan plan = {nullptr, 0};
+  TfLiteStatus status = CopyPlan(context, &plan);
+  for (int i = 0; i < plan.count && status == kTfLiteOk; ++i) {
+    status = TakeNode(context, delegate, plan, plan.nodes[i]);
+  }
+  free(plan.nodes);
   if (status != kTfLiteOk) context->ReportError(context, "keras_prune delegate: the packed operators were not taken");
   return status;
 }
