@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_prune.layer_axes import output_axes
 from keras_prune_export import checks, copies, dense_saved_model, folders, serving_graph
+from keras_prune_export.progress import Progress
 from keras_prune_export.schemes import Scheme, Schemes
 from keras_prune_export.serving_graph import Expanded
 from keras_prune_export.targets import saved_model as target
@@ -71,7 +72,7 @@ def _entries(model: Any, dense: dense_saved_model.DenseSavedModel, schemes: Sche
     chooser = _Chooser(model, schemes)
     chooser.check_keys(dense)
     small: dict[str, list[tuple[str, np.ndarray]]] = {}
-    nodes, options = [], []
+    nodes, options, progress = [], [], Progress("keras_prune: packing", len(dense.variables))
     for variable in dense.variables:
         values = variable.values()
         scheme = chooser.scheme(variable.index, values)
@@ -80,6 +81,7 @@ def _entries(model: Any, dense: dense_saved_model.DenseSavedModel, schemes: Sche
         else:
             nodes.append(variable.node)
             options.append(target.candidates(chooser.quantized(variable.index, values)))
+        progress.step()
     if not chooser.chose:
         raise ValueError(_nothing_pruned(schemes))
     chosen = target.choose(options)

@@ -238,6 +238,8 @@ def _values(weights: Weights, where: np.ndarray, fill: np.ndarray) -> list[tuple
             table, codes = np.unique(bits, return_inverse=True)
             if len(table) <= _MAX_CODES:
                 found.append(("codes", codes.astype(np.uint8).tobytes(), table.tobytes()))
+                if len(entries) > _SAMPLE:
+                    return found  # bytes of the numbers themselves would be longer
     exact = entries.astype(_dtype(weights.stored))
     planes = exact.view(np.uint8).reshape(-1, exact.dtype.itemsize).T  # alike bytes side by side deflate better
     return [*found, ("exact", planes.tobytes(), b"")]
