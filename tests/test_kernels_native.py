@@ -33,6 +33,22 @@ def test_the_decoder_calls_nothing(tmp_path, crc_tables, limit):
     assert target.stat().st_size < limit + 4_000  # the object's own headers
 
 
+# Compilers may make these of loops; freestanding environments have them too.
+MEMORY_FUNCTIONS = {"memcpy", "memmove", "memset", "memcmp"}
+
+
+@pytest.mark.skipif(not shutil.which(COMPILER[0]) or not shutil.which("nm"), reason="needs a C++ compiler and nm")
+def test_the_decoder_of_version_2_calls_only_itself(tmp_path):
+    names = ("sparse_format", "entropy_coding", "tensor_format", "tensor_decoding")
+    objects = [str(tmp_path / f"{name}.o") for name in names]
+    for name, target in zip(names, objects, strict=True):
+        subprocess.run([*COMPILER, *FLAGS, "-c", str(SOURCE.with_name(f"{name}.cc")), "-o", target], check=True)
+    whole = str(tmp_path / "whole.o")
+    subprocess.run([*COMPILER, "-nostdlib", "-r", *objects, "-o", whole], check=True)
+    undefined = subprocess.run(["nm", "-u", whole], capture_output=True, text=True, check=True).stdout.split()
+    assert set(undefined) - {"U", "_GLOBAL_OFFSET_TABLE_"} <= MEMORY_FUNCTIONS
+
+
 # As in setup.py, but for -O3: unoptimized code shows every function that a header defines.
 PROJECT_FLAGS = (
     "-std=c++17 -O0 -fPIC -fvisibility=hidden -fno-exceptions -fno-rtti -fno-threadsafe-statics -ffp-contract=off"
