@@ -44,6 +44,8 @@ struct Head {
 };
 static_assert(sizeof(Head) == 16, "as make_seeds.py writes it");
 
+constexpr int64_t kMostValues = 1 << 14;  // in a row of x
+
 KpCreateFunction create;
 KpComputeFunction compute;
 KpDeleteFunction destroy;
@@ -102,7 +104,7 @@ const char* LoadTfApi() {
   };
   tf.TF_AllocateOutput = [](TF_OpKernelContext*, int, int type, const int64_t* dims, int rank, size_t num_bytes,
                             TF_Status* status) -> TF_Tensor* {
-    if (num_bytes > 64 * kMostWeights) {
+    if (num_bytes > kMostWeights) {
       status->code = kTfResourceExhausted;
       return nullptr;
     }
@@ -139,7 +141,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const uint8_t* bytes = data + sizeof head;
   size -= sizeof head;
   const int64_t batch = std::clamp(head.batch, 0, 4), last = std::max(head.last, 0);
-  if (last > static_cast<int64_t>(kMostWeights) || ClaimedWeights(bytes, size) > (uint64_t{1} << 26)) return 0;
+  if (last > kMostValues || ClaimedWeights(bytes, size) > (uint64_t{1} << 26)) return 0;
   std::vector<int64_t> dims(head.rank % 6, 1);
   if (!dims.empty()) dims.back() = last;
   if (dims.size() > 1) dims.front() = batch;
