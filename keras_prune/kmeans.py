@@ -19,7 +19,7 @@ def kmeans(values: np.ndarray, count: int, *, optimum: bool = False) -> np.ndarr
 
     By default Lloyd's iterations from centroids spread evenly over the range. The optimum is exact where the distinct
     values times `count` are at most 2^20; beyond that it is that of grouped values, improved by Lloyd's iterations
-    (within 0.1 % of the exact one for normal and Laplace weights).
+    (within 1 % of the exact one for Laplace weights).
 
     Args:
         values: (n,) float64, ascending, at least one.
