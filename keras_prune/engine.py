@@ -15,8 +15,9 @@ from keras_prune import allocation as allocations
 from keras_prune import criteria, patterns
 from keras_prune import regrow as regrowing
 from keras_prune import schedules as schedules_lib
+from keras_prune.averages import Averages, hold_averages
 from keras_prune.followers import attach_followers
-from keras_prune.gradients import Gradients, clear_slots, clips, hold_averages, mask_averages
+from keras_prune.gradients import Gradients, clear_slots, clips
 from keras_prune.layer_axes import set_output_axes
 from keras_prune.masks import (
     Layers,
@@ -77,6 +78,7 @@ class Engine:
         self._model: weakref.ref | None = None
         self._state: SavedState | None = None
         self._optimizers: list[Any] = []
+        self._averages = Averages()
         self._warned = False
 
     def adopt(self, model: Any, arrived: Callable[[], None] | None = None, *, fit: Any = None) -> None:
@@ -204,10 +206,9 @@ class Engine:
         """Training has come to this step: changes masks if due, and keeps averages of weights as sparse as these."""
         self.step = step
         self.update()
-        averaging = [optimizer for optimizer in self._optimizers if getattr(optimizer, "use_ema", False)]
-        model = self._model() if averaging and self._model is not None else None
+        model = self._model() if self._model is not None else None
         if model is not None:
-            mask_averages(averaging, model.trainable_variables)
+            self._averages.mask(self._optimizers, model)
 
     def check_gradients(self) -> None:
         """Raises ValueError if gradients of some variable did not come by in the first step."""

@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_prune.criteria import Criterion
-from keras_prune.masks import mask_constraint, scope_of
+from keras_prune.masks import scope_of
 
 
 def innermost(optimizer: Any) -> Any:
@@ -291,38 +291,6 @@ def clear_slots(optimizers: Iterable[Any], variables: Sequence[Any], steady: Map
             for slot in found if owner in steady else ():
                 initial = ops.cast(_initial(optimizer, slot), slot.dtype)
                 slot.assign(ops.where(steady[owner], slot, initial))
-
-
-def mask_averages(optimizers: Iterable[Any], variables: Sequence[Any]) -> None:
-    """Sets pruned weights to zero in averages of weights (``use_ema=True``) too: Keras averages before it masks."""
-    constraints = {id(variable): mask_constraint(variable) for variable in variables}
-    for optimizer in optimizers:
-        for owner, found in slots(optimizer, variables).items():
-            constraint = constraints[owner]
-            for slot in found:
-                if constraint is not None and slot.name.endswith("_average"):
-                    slot.assign(constraint.apply_mask(slot))
-
-
-def hold_averages(optimizers: Iterable[Any]) -> None:
-    """Keeps pruned weights at zero where Keras sets weights to their averages: at the end of each fit, unconstrained.
-
-    Stays with the optimizers, so that later fits without a callback end sparse too; weights without masks are as ever.
-    """
-    for optimizer in optimizers:
-        if getattr(optimizer, "use_ema", False) and "finalize_variable_values" not in vars(optimizer):
-            optimizer.finalize_variable_values = _then_mask(optimizer.finalize_variable_values)
-
-
-def _then_mask(finalize: Callable[[Any], None]) -> Callable[[Any], None]:
-    def finalize_and_mask(var_list: Any) -> None:
-        finalize(var_list)
-        for variable in var_list:
-            constraint = mask_constraint(variable)
-            if constraint is not None:
-                variable.assign(constraint.apply_mask(variable))
-
-    return finalize_and_mask
 
 
 def _initial(optimizer: Any, slot: Any) -> float:

@@ -6,8 +6,9 @@ from typing import Any
 
 from keras_prune import allocation as allocations
 from keras_prune import criteria, patterns
+from keras_prune.averages import hold_averages
 from keras_prune.followers import attach_followers
-from keras_prune.gradients import Gradients, clear_slots, gather_on, hold_averages, optimizers_of
+from keras_prune.gradients import Gradients, clear_slots, gather_on, optimizers_of
 from keras_prune.layer_axes import set_output_axes
 from keras_prune.masks import (
     Layers,

@@ -13,7 +13,8 @@ import numpy as np
 import keras_prune.engine  # noqa: F401 (registers criteria, patterns and schedules with Keras, which saves them)
 from keras_prune import criteria, patterns
 from keras_prune import schedules as schedules_lib
-from keras_prune.gradients import hold_averages, optimizers_of
+from keras_prune.averages import hold_averages
+from keras_prune.gradients import optimizers_of
 from keras_prune.masks import Layers, MaskConstraint, check_model, is_kernel, mask_constraint, mask_dtype, prunable
 
 _NAME = "keras_prune>Prune"  # as Keras writes it into configurations
