@@ -4,8 +4,9 @@ r"""Packed SavedModels against dense ones: bytes of the folder, time to load, me
 
 The dense layers of LeNet-300-100, AlexNet and VGG-16 with random Laplace weights at random positions, at the densities
 of Han et al. 2015, tables 3 to 5; 4-bit codebooks. Each SavedModel is loaded by stock TensorFlow in a process of its
-own, which does not import this package. "endpoint only" is the smallest dense SavedModel, of the endpoint and its
-variables; `model.export` stores these twice. The large networks need 8 GB of memory and 3 GB of disk for a while.
+own, which does not import this package; for the latency all take turns in one. "endpoint only" is the smallest dense
+SavedModel, of the endpoint and its variables; `model.export` stores these twice. The large networks need 8 GB of memory
+and 3 GB of disk for a while.
 """
 
 from __future__ import annotations
@@ -39,27 +40,39 @@ NETWORKS = {
     "vgg16": (25088, [(4096, 0.04), (4096, 0.04), (1000, 0.23)]),
 }
 
-# Loads a SavedModel, serves one example again and again, prints what that took, and keeps the result.
+# Loads a SavedModel, serves one example, prints what that took, and keeps the result.
+LOAD = """
+import json, sys, time
+import numpy as np, tensorflow as tf
+tf.zeros(1) + 1
+def memory(key):
+    return next(1024 * int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key))
+x = tf.constant(np.random.default_rng(0).normal(size=(1, int(sys.argv[1]))), tf.float32)
+before, start = memory("VmRSS"), time.perf_counter()
+model = tf.saved_model.load(sys.argv[2])
+load_ms = 1e3 * (time.perf_counter() - start)
+(result,) = model.signatures["serving_default"](x=x).values()
+np.save(sys.argv[3], result.numpy())
+print(json.dumps({"load_ms": load_ms, "resident_bytes": memory("VmRSS") - before,
+    "peak_bytes": memory("VmHWM") - before}))
+"""
+
+# Loads all SavedModels, serves one example by each in turn, and prints the median milliseconds of each.
 SERVE = """
 import json, sys, time
 import numpy as np, tensorflow as tf
 tf.config.threading.set_intra_op_parallelism_threads(1)
-tf.zeros(1) + 1
-def memory(key):
-    return next(1024 * int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key))
-x = tf.constant(np.random.default_rng(0).normal(size=(1, int(sys.argv[2]))), tf.float32)
-before, start = memory("VmRSS"), time.perf_counter()
-model = tf.saved_model.load(sys.argv[1])
-load, serve = time.perf_counter() - start, model.signatures["serving_default"]
-(result,) = serve(x=x).values()
-seconds, end = [], time.perf_counter() + 2
-while len(seconds) < 20 or (time.perf_counter() < end and len(seconds) < 2000):
-    start = time.perf_counter()
-    serve(x=x)
-    seconds.append(time.perf_counter() - start)
-np.save(sys.argv[3], result.numpy())
-print(json.dumps({"load_ms": 1e3 * load, "latency_ms": 1e3 * float(np.median(seconds)),
-    "resident_bytes": memory("VmRSS") - before, "peak_bytes": memory("VmHWM") - before}))
+x = tf.constant(np.random.default_rng(0).normal(size=(1, int(sys.argv[1]))), tf.float32)
+serve = [tf.saved_model.load(path).signatures["serving_default"] for path in sys.argv[2:]]
+seconds, end = [], time.perf_counter() + 20
+while len(seconds) < 50 or (time.perf_counter() < end and len(seconds) < 2000):
+    times = []
+    for call in serve:
+        start = time.perf_counter()
+        call(x=x)
+        times.append(1e3 * (time.perf_counter() - start))
+    seconds.append(times)
+print(json.dumps(np.median(seconds[5:], axis=0).tolist()))
 """
 
 
@@ -107,28 +120,29 @@ def export_all(name: str, folder: pathlib.Path) -> dict[str, pathlib.Path]:
     return paths
 
 
-def serve(path: pathlib.Path, num_inputs: int) -> dict[str, float]:
-    """What one process measured, which left its result beside the folder."""
-    command = [sys.executable, "-c", SERVE, str(path), str(num_inputs), str(path.with_suffix(".npy"))]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return json.loads(output.splitlines()[-1])
+def child(script: str, *arguments: object) -> Any:
+    """What a process of its own prints last."""
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 
 def bench(name: str) -> dict[str, dict[str, float]]:
     """Figures of each SavedModel; asserts that all compute the same bits."""
-    folder = pathlib.Path(_OUT.value) / "saved_model" / name
+    folder, num_inputs = pathlib.Path(_OUT.value) / "saved_model" / name, NETWORKS[name][0]
     folder.mkdir(parents=True, exist_ok=True)
     paths = export_all(name, folder)
     runs: dict[str, list[dict[str, float]]] = {kind: [] for kind in paths}
     for _ in range(_LOADS.value):
         for kind, path in paths.items():
-            runs[kind].append(serve(path, NETWORKS[name][0]))
-    results = [np.load(path.with_suffix(".npy")) for path in paths.values()]
+            runs[kind].append(child(LOAD, num_inputs, path, folder / f"{kind}.npy"))
+    results = [np.load(folder / f"{kind}.npy") for kind in paths]
     assert all(np.array_equal(results[0], result) for result in results), f"{name}: results differ"
     figures = {
         kind: {key: statistics.median(run[key] for run in runs[kind]) for key in runs[kind][0]} for kind in paths
     }
-    for kind, path in paths.items():
+    latencies = child(SERVE, num_inputs, *paths.values())
+    for latency, (kind, path) in zip(latencies, paths.items(), strict=True):
+        figures[kind]["latency_ms"] = latency
         figures[kind]["num_bytes"] = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         figures[kind]["graph_bytes"] = (path / "saved_model.pb").stat().st_size
         shutil.rmtree(path)
