@@ -15,7 +15,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 # What crosses TensorFlow, Keras and the runtime; the pure modules do not depend on versions.
 FILES = (
     "callbacks callbacks_fits callbacks_steps cleanup codebook_training delegate distillation evaluate export_tflite "
-    "followers freezing graph layer_axes layers masks ops quantize_model retraining runtime stand_before surgery "
+    "followers freezing graph layer_axes layers masks ops quantize_model retraining runtime saved_model "
+    "saved_model_folder saved_model_storage stand_before surgery "
     "ways_to_train wrappers"
 ).split()
 # TensorFlow 2.16 allows only NumPy 1.
