@@ -49,7 +49,9 @@ def output_axes(model: Any) -> dict[int, OutputAxes]:
     found = {}
     for layer in layers_within(model):
         names = _axes(layer)
-        own = [variable for variable in vars(layer).values() if isinstance(variable, keras.Variable)] if names else []
+        # Not those of a layer in it; and in older Keras they are no instances of keras.Variable.
+        attributes = {id(value) for value in vars(layer).values()}
+        own = [variable for variable in layer.weights if id(variable) in attributes] if names else []
         found.update({id(variable): names[variable.name] for variable in own if variable.name in names})
     return found
 
