@@ -6,6 +6,9 @@ import os
 import pathlib
 import random
 import shutil
+import subprocess
+import sys
+import time
 
 import keras
 import numpy as np
@@ -163,6 +166,31 @@ def test_a_failing_write_leaves_the_old_folder(exchange, monkeypatch, tmp_path):
         (new / "saved_model.pb").write_bytes(b"new")
     assert (path / "saved_model.pb").read_bytes() == b"new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+ENDLESS = """
+import itertools, pathlib, sys
+from keras_prune_export import folders
+for number in itertools.count():
+    path = folders.check_saved_model_path(sys.argv[1])
+    with folders.replaced(path) as new:
+        for name in ("saved_model.pb", "assets"):
+            (new / name).write_bytes(b"%d" % number)
+    if number == 3:
+        print("running", flush=True)
+"""
+
+
+def test_a_process_that_is_killed_leaves_a_whole_folder(tmp_path):
+    path = tmp_path / "1"
+    for wait in (0.0, 0.001, 0.003, 0.007):
+        command = [sys.executable, "-c", ENDLESS, str(path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout.readline() == "running\n"
+            time.sleep(wait)
+            process.kill()
+        assert (path / "saved_model.pb").read_bytes() == (path / "assets").read_bytes()
+        assert {entry.name for entry in path.iterdir()} == {"saved_model.pb", "assets"}
 
 
 def damaged(exported, folder, data):
