@@ -140,14 +140,50 @@ def _same(values: np.ndarray, constant: np.ndarray) -> Iterator[tuple[int, ...]]
 
 def _scaled(values: np.ndarray, constant: np.ndarray) -> Iterator[tuple[tuple[int, ...], str]]:
     """The orders of axes in which a variable's values, times scales, are the constant's."""
-    flat = constant.reshape(-1)
+    positions = _block(constant)
+    sample = constant.reshape(-1)[positions]
+    telling = _is_telling(constant != 0)
     for axes in _orders(values):
-        positions, sample = _samples(values, axes)
-        if ((sample == 0) & (flat[positions] != 0)).any():
-            continue
-        kind = _kind(values.transpose(axes).reshape(constant.shape), constant)
-        if kind:
-            yield axes, kind
+        moved = values.transpose(axes)
+        if _may_be_scaled(moved[np.unravel_index(positions, moved.shape)], sample, telling=telling):
+            kind = _kind(moved.reshape(constant.shape), constant)
+            if kind:
+                yield axes, kind
+
+
+def _block(constant: np.ndarray) -> np.ndarray:
+    """Positions of some inputs of some outputs: (rows, columns)."""
+    is_depthwise = _is_depthwise(constant)
+    number = constant.shape[-1] if is_depthwise else len(constant)
+    columns = constant.size // number
+    some_rows = np.unique(np.linspace(0, number - 1, 16).astype(np.int64))[:, None]
+    some_columns = np.unique(np.linspace(0, columns - 1, 64).astype(np.int64))
+    return some_columns * number + some_rows if is_depthwise else some_rows * columns + some_columns
+
+
+def _may_be_scaled(values: np.ndarray, constant: np.ndarray, *, telling: bool) -> bool:
+    """Whether some of a variable's values do not rule it out; cheap, as most candidates are none."""
+    if ((values == 0) & (constant != 0)).any():
+        return False
+    ratios = _ratios(values, constant)
+    unknown = not any((np.count_nonzero(~np.isnan(rows), axis=1) > 1).any() for rows in (ratios, ratios.T))
+    return bool(telling or unknown or _is_constant(ratios) or _is_constant(ratios.T))
+
+
+def _ratios(values: np.ndarray, constant: np.ndarray) -> np.ndarray:
+    """What each value was multiplied by; NaN where the constant is zero."""
+    nothing = np.full(values.shape, np.nan)
+    with np.errstate(over="ignore"):
+        return np.divide(constant, values, out=nothing, where=(constant != 0) & (values != 0), dtype=np.float64)
+
+
+def _is_depthwise(constant: np.ndarray) -> bool:
+    return constant.ndim == 4 and len(constant) == 1
+
+
+def _is_telling(kept: np.ndarray) -> bool:
+    number = np.count_nonzero(kept)
+    return min(number, kept.size - number) >= _TELLING
 
 
 def _kind(values: np.ndarray, constant: np.ndarray) -> str:
@@ -155,9 +191,9 @@ def _kind(values: np.ndarray, constant: np.ndarray) -> str:
     kept, there = values != 0, constant != 0
     if (there & ~kept).any():
         return ""
-    ratios = np.divide(constant, values, out=np.full(values.shape, np.nan), where=there, dtype=np.float64)
+    ratios = _ratios(values, constant)
     # A scale of zero takes whole rows, or columns; where it is one, no weight of it is there any more.
-    is_depthwise = constant.ndim == 4 and len(constant) == 1
+    is_depthwise = _is_depthwise(constant)
     rows = np.moveaxis(ratios, -1, 0) if is_depthwise else ratios
     rows = rows.reshape(len(rows), -1)
     if _is_constant(rows) and _whole(rows, kept if not is_depthwise else np.moveaxis(kept, -1, 0)):
@@ -167,7 +203,7 @@ def _kind(values: np.ndarray, constant: np.ndarray) -> str:
     columns = ratios.reshape(len(ratios), -1).T
     if _is_constant(columns):
         return "columns"
-    return "folded" if min(np.count_nonzero(kept), np.count_nonzero(~kept)) >= _TELLING else ""
+    return "folded" if _is_telling(kept) else ""
 
 
 def _whole(rows: np.ndarray, kept: np.ndarray) -> bool:
