@@ -44,6 +44,12 @@ def in_a_validation_subgraph(model):
     model.subgraphs[0].name = "VALIDATION:main"
 
 
+def with_control_dependencies(model):
+    entry = schema.MetadataT()
+    entry.name, entry.buffer = "model_control_dependencies", edits.add_buffer(model, bytes(4))
+    model.metadata = [entry]
+
+
 def of_another_shape(model):
     tensor = schema.TensorT()
     tensor.name, tensor.shape, tensor.type, tensor.buffer = "other", np.array([144, 8], np.int32), 0, 1
@@ -64,6 +70,7 @@ def of_another_type(model):
         (variable, "an operator writes it"),
         (read_by_a_custom_operator, "a custom operator reads it"),
         (in_a_validation_subgraph, "the runtime gives its subgraph to no delegate"),
+        (with_control_dependencies, "a metadata entry counts the operators"),
         (of_another_shape, "several tensors of different types or shapes share its bytes"),
     ],
 )

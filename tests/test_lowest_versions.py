@@ -14,7 +14,8 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # What crosses TensorFlow, Keras and the runtime; the pure modules do not depend on versions.
 FILES = (
-    "callbacks callbacks_fits callbacks_steps cleanup codebook_training delegate distillation evaluate export_tflite "
+    "callbacks callbacks_fits callbacks_steps cleanup codebook_training constants delegate densify distillation "
+    "evaluate export_errors export_tflite export_types files pack_files pack_fully_connected pack_tflite "
     "followers freezing graph layer_axes layers masks ops quantize_model retraining runtime saved_model "
     "saved_model_folder saved_model_storage stand_before surgery "
     "ways_to_train wrappers"

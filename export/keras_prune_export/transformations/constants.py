@@ -31,6 +31,7 @@ WEIGHT_SLOTS = {
     _OPS.UNIDIRECTIONAL_SEQUENCE_LSTM: _LSTM,
     _OPS.UNIDIRECTIONAL_SEQUENCE_RNN: (1, 2),
 }
+_COUNTS = "model_control_dependencies"  # TFLite's: pairs of operators, by number; another operator would shift them
 OPERATORS = {number: name for name, number in vars(_OPS).items() if isinstance(number, int)}
 Place = tuple[int, int]  # subgraph, tensor
 
@@ -147,6 +148,7 @@ class _Uses:
     public: set[Place]
     without_delegates: set[int]  # subgraphs
     metadata: set[int]  # buffers
+    counted: bool  # whether metadata refer to operators
 
     @classmethod
     def of(cls, model: Any) -> _Uses:
@@ -161,7 +163,8 @@ class _Uses:
                     (number, i) for i in [*flatbuffer.indices(op.outputs), *flatbuffer.indices(op.intermediates)]
                 }
         metadata = {*(entry.buffer for entry in model.metadata or ()), *flatbuffer.indices(model.metadataBuffer)}
-        return cls(dict(readers), written, public, _without_delegates(model), metadata)
+        counted = any(flatbuffer.text(entry.name) == _COUNTS for entry in model.metadata or ())
+        return cls(dict(readers), written, public, _without_delegates(model), metadata, counted)
 
 
 def _without_delegates(model: Any) -> set[int]:
@@ -247,6 +250,7 @@ def _why_not(model: Any, uses: _Uses, buffer: int, *, stored: list[Place], views
         "the runtime gives its subgraph to no delegate": not {place[0] for place in everywhere}
         & uses.without_delegates,
         "a metadata entry refers to its bytes": buffer not in uses.metadata,
+        "a metadata entry counts the operators": not uses.counted,
         "nothing reads it": bool(views[-1].readers),
         "it is a single number": len(_form(tensors[0])[1]) > 0,
     }
