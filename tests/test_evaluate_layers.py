@@ -25,6 +25,7 @@ def fewer_rounds():
     patch = pytest.MonkeyPatch()
     patch.setattr(measure, "_ROUNDS", 2)
     patch.setattr(measure, "_BLOCK_NS", 100_000)
+    patch.setattr(op_latency, "_ROUNDS", 1)
     yield
     patch.undo()
 

@@ -148,7 +148,7 @@ def evaluate_tflite(
         batch_size: examples at once for the accuracy; latency is always that of one example.
         reference: the float model (path or bytes of its .tflite file, or the Keras model): the errors of each layer's
             weights and outputs against it.
-        time_operators: also time each operator by itself, in turn with the reference's; takes about a second each.
+        time_operators: also time each operator by itself, in turn with the reference's; a third of a second each.
 
     Returns:
         The evaluation.

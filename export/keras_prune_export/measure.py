@@ -66,7 +66,7 @@ def _batch_of_one(example: Any) -> Any:
     return np.asarray(example)[None]
 
 
-def time_in_turn(interpreters: Mapping[str, Any], *, title: str) -> dict[str, Latency]:
+def time_in_turn(interpreters: Mapping[str, Any], *, title: str, rounds: int | None = None) -> dict[str, Latency]:
     """Times interpreters whose inputs are set; only ``interpreter.invoke()`` is timed.
 
     After a warm-up, each round gives every interpreter a block of about 10 ms.
@@ -74,14 +74,16 @@ def time_in_turn(interpreters: Mapping[str, Any], *, title: str) -> dict[str, La
     Args:
         interpreters: name -> interpreter.
         title: of the progress that is shown.
+        rounds: how many; by default as many as take 0.4 s for each interpreter.
 
     Returns:
         name -> latency.
     """
+    rounds = _ROUNDS if rounds is None else rounds
     blocks = {name: _block_size(interpreter) for name, interpreter in interpreters.items()}
     samples: dict[str, list[np.ndarray]] = {name: [] for name in interpreters}
-    progress = Progress(title, _ROUNDS)
-    for _ in range(_ROUNDS):
+    progress = Progress(title, rounds)
+    for _ in range(rounds):
         for name, interpreter in interpreters.items():
             samples[name].append(_time_block(interpreter.invoke, blocks[name]))
         progress.step()
