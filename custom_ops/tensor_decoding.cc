@@ -113,7 +113,10 @@ struct DenseSink {
   uint64_t filled;
 
   void Reach(uint64_t end) {
-    for (; filled < end; ++filled) out[filled] = fill;
+    T* const to = out;
+    const T value = fill;
+    for (uint64_t i = filled; i < end; ++i) to[i] = value;
+    filled = filled < end ? end : filled;
   }
   void Value(uint32_t position, T value) { out[position] = value; }
 };
