@@ -17,6 +17,7 @@ from sklearn.model_selection import train_test_split
 import keras_prune
 import keras_prune_export as kpe
 from keras_prune_export.files import check_folder, write_atomic
+from keras_prune_export.layer_bytes import bytes_table
 
 _OUT = flags.DEFINE_string("out", "out/demo", "Where artifacts go.")
 _JSON = flags.DEFINE_string("json", None, "Also write the table's figures to this file.")
@@ -89,7 +90,7 @@ def main(argv: list[str]) -> None:
         write_atomic(out / f"{name}.tflite", data)
     model.save(out / "model.keras")
     comparison = keras_prune.compare_tflite(files, *test)
-    print(f"\n{comparison}\n")
+    print(f"\n{comparison}\n\n{bytes_table(comparison['keras_prune'].sizes)}\n")
     report = out / "report.json"
     write_atomic(report, json.dumps(comparison.to_dict(), indent=2).encode())
     if _JSON.value:

@@ -27,7 +27,9 @@ from absl import app, flags, logging
 import keras_prune
 import keras_prune_export as kpe
 from keras_prune_export import flatbuffer
+from keras_prune_export.evaluation import Evaluation
 from keras_prune_export.files import check_folder, write_atomic
+from keras_prune_export.layer_bytes import bytes_table
 
 _DATA = flags.DEFINE_string("data", None, "mnist.npz; by default keras.datasets.mnist (downloaded once).")
 _OUT = flags.DEFINE_string("out", "out/mnist_lenet", "Where artifacts go.")
@@ -257,8 +259,8 @@ def export(model: keras.Model, test: Arrays, out: pathlib.Path) -> dict[str, Any
     keras_prune.export_tflite(model, out / "model_packed.tflite", weights=weights)
     files = {"float32": out / "model_float.tflite", "packed": out / "model_packed.tflite"}
     comparison = keras_prune.compare_tflite(files, *test)
-    print(comparison)
     packed = comparison["packed"]
+    print(f"{comparison}\n\n{bytes_table(packed.sizes)}")
     others = dense_weights(out / "model_packed.tflite")
     expected = quantized.predict(test[0], batch_size=1000, verbose=0).argmax(axis=1)
     return {
@@ -267,9 +269,22 @@ def export(model: keras.Model, test: Arrays, out: pathlib.Path) -> dict[str, Any
         "weights_kept": packed.weights_kept + int(np.count_nonzero(others)),
         "float_bytes": comparison["float32"].num_bytes,
         "packed_bytes": packed.num_bytes,
+        **bytes_by_part(packed),
         "prediction_mismatches": int(np.sum(packed.predictions != expected)),
         "latency_ms_float": comparison["float32"].latency_ms,
         "latency_ms_packed": packed.latency_ms,
+    }
+
+
+def bytes_by_part(packed: Evaluation) -> dict[str, int | float]:
+    """Where the bytes of the packed file are, beside the entropy of the weights' positions and codes."""
+    *layers, constants, tables = packed.sizes
+    return {
+        "weight_bytes": sum(layer.num_bytes - layer.codebook for layer in layers),
+        "entropy_bound": packed.entropy_bound,
+        "codebook_bytes": sum(layer.codebook for layer in layers),
+        "bias_bytes": constants.num_bytes,
+        "flatbuffer_bytes": tables.num_bytes,
     }
 
 

@@ -16,6 +16,7 @@ EXAMPLE = pathlib.Path(__file__).resolve().parents[1] / "examples" / "mnist_lene
 FIELDS = {
     *("seed", "dense_error", "error", "weights_total", "weights_kept", "float_bytes", "packed_bytes"),
     *("prediction_mismatches", "latency_ms_float", "latency_ms_packed"),
+    *("weight_bytes", "entropy_bound", "codebook_bytes", "bias_bytes", "flatbuffer_bytes"),
 }
 
 
@@ -25,6 +26,14 @@ def run_example(data_dir: pathlib.Path, out: pathlib.Path, *flags: str) -> dict:
     result = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
     return json.loads(target.read_text())
+
+
+def assert_near_the_entropy(result: dict) -> None:
+    """Within 8 % of the entropy of positions and codes, beside codebooks, biases and 3 KB for the flatbuffer."""
+    parts = ("weight_bytes", "codebook_bytes", "bias_bytes", "flatbuffer_bytes")
+    assert sum(result[part] for part in parts) == result["packed_bytes"]
+    fixed = result["codebook_bytes"] + result["bias_bytes"] + 3 * 1024
+    assert result["packed_bytes"] <= 1.08 * result["entropy_bound"] + fixed
 
 
 def test_example_writes_its_artifacts(data_dir, tmp_path):
@@ -37,6 +46,7 @@ def test_example_writes_its_artifacts(data_dir, tmp_path):
     assert result["weights_total"] == 266_200  # 784 * 300 + 300 * 100 + 100 * 10
     assert result["weights_kept"] == pytest.approx(10_819 + 2_850 + 280, abs=5)  # a rare centroid is exactly zero
     assert result["prediction_mismatches"] == 0
+    assert_near_the_entropy(result)
     assert result["error"] < 5  # one epoch reaches about 3 %; chance is 90 %
 
 
@@ -75,6 +85,7 @@ def test_every_method_reaches_han(data_dir, tmp_path, choice):
     assert result["weights_total"] == {"lenet_300_100": 266_200, "lenet5": 430_500}[net]
     assert result["weights_total"] / result["weights_kept"] >= 12
     assert result["prediction_mismatches"] == 0
+    assert_near_the_entropy(result)
     assert result["error"] < 60  # chance is 90 %
 
 
@@ -85,6 +96,7 @@ def test_lenet5_keeps_the_promise(data_dir, tmp_path):
     for result in results:
         assert result["weights_total"] / result["weights_kept"] >= 12
         assert result["prediction_mismatches"] == 0
+        assert_near_the_entropy(result)
     dense = statistics.mean(result["dense_error"] for result in results)
     assert dense <= 1.0
     assert statistics.mean(result["error"] for result in results) <= dense + 0.05
@@ -98,6 +110,7 @@ def test_three_seeds_keep_the_promise(data_dir, tmp_path):
         assert result["weights_total"] / result["weights_kept"] >= 12
         assert result["float_bytes"] / result["packed_bytes"] >= 40
         assert result["prediction_mismatches"] == 0
+        assert_near_the_entropy(result)
     dense = statistics.mean(result["dense_error"] for result in results)
     assert dense <= 1.7
     assert statistics.mean(result["error"] for result in results) <= dense + 0.05
