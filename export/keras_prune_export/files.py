@@ -20,6 +20,7 @@ def check_folder(path: str | os.PathLike[str]) -> pathlib.Path:
         TypeError: not a path.
         FileNotFoundError: the folder does not exist.
         IsADirectoryError: the path is a folder.
+        PermissionError: nothing can be written in the folder.
     """
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"path: expected the name of a file as str or os.PathLike, got {path!r}; pass 'model.tflite'")
@@ -28,7 +29,17 @@ def check_folder(path: str | os.PathLike[str]) -> pathlib.Path:
         raise FileNotFoundError(f"{target}: expected the folder {target.parent} to exist; make it first")
     if target.is_dir():
         raise IsADirectoryError(f"{target}: expected the name of a file, got a folder; add a file name to it")
+    check_writable(target.parent)
     return target
+
+
+def check_writable(folder: pathlib.Path) -> None:
+    """Raises PermissionError where no file can be made in a folder."""
+    if not os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise PermissionError(
+            f"{folder}: expected a folder in which files can be made, and this process may not; change its "
+            "permissions, or choose another folder"
+        )
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
@@ -51,8 +62,13 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
             os.fchmod(file.fileno(), _mode(target))
             os.fsync(file.fileno())
         os.replace(name, target)  # noqa: PTH105
-    except BaseException:
+    except BaseException as error:
         pathlib.Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            what = f"{target}: {len(data)} bytes could not be written ({error.strerror or error})"
+            raise OSError(
+                error.errno, f"{what}; nothing changed there; free some space, or choose another folder"
+            ) from error
         raise
     _sync_folder(target.parent)
 

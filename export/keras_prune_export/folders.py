@@ -10,6 +10,8 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 
+from keras_prune_export import files
+
 # What a SavedModel's folder may hold: https://www.tensorflow.org/guide/saved_model, and what other versions add.
 _PARTS = frozenset(
     "saved_model.pb saved_model.pbtxt saved_model.cpb variables assets assets.extra debug fingerprint.pb "
@@ -31,12 +33,14 @@ def check_saved_model_path(path: str | os.PathLike[str]) -> pathlib.Path:
         TypeError: not a path.
         FileNotFoundError: the folder that it shall stand in does not exist.
         FileExistsError: a file stands there, or a folder that is no SavedModel.
+        PermissionError: nothing can be written where it shall stand.
     """
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"path: expected the name of a folder as str or os.PathLike, got {path!r}; pass 'models/1'")
     target = pathlib.Path(os.path.realpath(path))
     if not target.parent.is_dir():
         raise FileNotFoundError(f"{target}: expected the folder {target.parent} to exist; make it first")
+    files.check_writable(target.parent)
     if target.exists() and not target.is_dir():
         raise FileExistsError(f"{target}: expected a folder's name, and a file stands there; choose another name")
     names = {entry.name for entry in target.iterdir()} if target.is_dir() else set()
