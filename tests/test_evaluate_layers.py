@@ -260,7 +260,22 @@ def test_constants_of_an_operator_only():
         assert (row.name, len(decoder.inputs)) == (name, 1)
 
 
-def test_operators_that_do_not_run_alone_say_why():
+def test_operators_that_do_not_run_alone_say_why(monkeypatch):
+    stock, alone = flatbuffer.write(two_layers()), op_latency.single_operator
+
+    def refuse_second(model, op, shapes):
+        if op.name == "second":
+            raise ValueError("it needs the one before")
+        return alone(model, op, shapes)
+
+    monkeypatch.setattr(op_latency, "single_operator", refuse_second)
+    first, second = op_latency.op_latencies(stock, X, reference=stock)
+    assert first.latency.median > 0
+    assert (second.latency, second.reference, second.reason) == (None, None, "it needs the one before")
+    assert op_latency.latency_table([first, second]).splitlines()[-1].split()[2:] == ["-"] * 5
+
+
+def test_a_model_that_the_runtime_refuses():
     stock = two_layers()
     stock.subgraphs[0].operators[0].builtinOptions.fusedActivationFunction = 5  # sign: no kernel has it
     with pytest.raises(ValueError, match="the runtime refused the model"):
