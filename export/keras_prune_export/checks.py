@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import numbers
 import operator
 from typing import Any
 
 import numpy as np
-
-from keras_prune.quantization import Codebook
 
 
 def check_model(model: Any, name: str) -> None:
@@ -76,20 +73,6 @@ def check_masks(model: Any, name: str) -> None:
                 "pruning (EarlyStopping with restore_best_weights, load_weights, averaged weights). Call "
                 "keras_prune.strip(model) to set them to zero, and list PruneCallback last in fit's callbacks"
             )
-
-
-def check_options(weights: Any, min_sparsity: float, name: str) -> None:
-    """Refuses wrong arguments of the public functions.
-
-    Raises:
-        TypeError: ``weights`` is not a `Codebook`.
-        ValueError: ``min_sparsity`` is no number from 0 to 1.
-    """
-    if not isinstance(weights, Codebook):
-        raise TypeError(f"{name}: expected weights=Codebook(bits=...), got {weights!r}")
-    is_number = isinstance(min_sparsity, numbers.Real) and not isinstance(min_sparsity, bool)
-    if not is_number or not 0 <= min_sparsity <= 1:
-        raise ValueError(f"{name}: expected min_sparsity from 0 to 1, got {min_sparsity!r}; pass a number such as 0.1")
 
 
 def positive(value: Any, name: str) -> int:
