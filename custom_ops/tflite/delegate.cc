@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "checks.h"
 #include "packed_fc.h"
 #include "unpack.h"
 
@@ -14,11 +15,39 @@ bool IsNamed(const TfLiteRegistration& registration, const char* name) {
          strcmp(registration.custom_name, name) == 0;
 }
 
-// The indices of a graph's nodes, in order.
+// The runtime needs time for each node that is taken which grows with their number: 5 s for this many.
+constexpr int kMostPackedNodes = 4096;
+
+// The graph's nodes in order, how many of them are packed operators, and how many write each tensor (255: that many or
+// more).
 struct Plan {
   int* nodes;
   int count;
+  int num_packed;
+  uint8_t* writers;
 };
+
+bool IsPacked(const TfLiteRegistration& registration) {
+  return IsNamed(registration, kUnpackName) || IsNamed(registration, kPackedFcName);
+}
+
+TfLiteStatus CountNodes(TfLiteContext* context, Plan* plan) {
+  for (int i = 0; i < plan->count; ++i) {
+    TfLiteNode* node;
+    TfLiteRegistration* registration;
+    if (context->GetNodeAndRegistration(context, plan->nodes[i], &node, &registration) != kTfLiteOk)
+      return kTfLiteError;
+    plan->num_packed += IsPacked(*registration);
+    for (int k = 0; k < node->outputs->size; ++k) {
+      const int tensor = node->outputs->data[k];
+      if (TensorExists(context, tensor) && plan->writers[tensor] != 255) ++plan->writers[tensor];
+    }
+  }
+  KP_CHECK(plan->num_packed <= kMostPackedNodes,
+           "keras_prune delegate: expected at most %d packed operators in a graph, got %d; export the model again",
+           kMostPackedNodes, plan->num_packed);
+  return kTfLiteOk;
+}
 
 // The runtime's plan is not valid after the next call, hence the copy.
 TfLiteStatus CopyPlan(TfLiteContext* context, Plan* copy) {
@@ -26,35 +55,20 @@ TfLiteStatus CopyPlan(TfLiteContext* context, Plan* copy) {
   if (context->GetExecutionPlan(context, &plan) != kTfLiteOk) return kTfLiteError;
   copy->count = plan->size;
   copy->nodes = static_cast<int*>(malloc(sizeof(int) * (static_cast<size_t>(plan->size) + 1)));
-  if (copy->nodes == nullptr) return kTfLiteError;
+  copy->writers = static_cast<uint8_t*>(calloc(context->tensors_size + 1, 1));
+  if (copy->nodes == nullptr || copy->writers == nullptr) return kTfLiteError;
   memcpy(copy->nodes, plan->data, sizeof(int) * static_cast<size_t>(plan->size));
-  return kTfLiteOk;
-}
-
-bool Writes(const TfLiteNode& node, int tensor) {
-  for (int i = 0; i < node.outputs->size; ++i) {
-    if (node.outputs->data[i] == tensor) return true;
-  }
-  return false;
+  return CountNodes(context, copy);
 }
 
 // A constant that another operator writes to would be no constant.
-TfLiteStatus CheckOtherWriters(TfLiteContext* context, const Plan& plan, int index, const TfLiteNode& node) {
-  for (int i = 0; i < plan.count; ++i) {
-    TfLiteNode* other;
-    TfLiteRegistration* registration;
-    if (plan.nodes[i] == index) continue;
-    if (context->GetNodeAndRegistration(context, plan.nodes[i], &other, &registration) != kTfLiteOk)
-      return kTfLiteError;
-    for (int k = 0; k < node.outputs->size; ++k) {
-      if (Writes(*other, node.outputs->data[k])) {
-        context->ReportError(context,
-                             "%s: output %d: expected a tensor that only this operator writes, got one that node %d "
-                             "writes too; export the model again",
-                             kUnpackName, k, plan.nodes[i]);
-        return kTfLiteError;
-      }
-    }
+TfLiteStatus CheckOnlyWriter(TfLiteContext* context, const Plan& plan, const TfLiteNode& node) {
+  for (int i = 0; i < node.outputs->size; ++i) {
+    const int tensor = node.outputs->data[i];
+    KP_CHECK(!TensorExists(context, tensor) || plan.writers[tensor] == 1,
+             "%s: output %s: expected a tensor that only this operator writes, got one that is written %d times; "
+             "export the model again",
+             kUnpackName, NameOf(context->tensors[tensor]), plan.writers[tensor]);
   }
   return kTfLiteOk;
 }
@@ -64,9 +78,9 @@ TfLiteStatus TakeNode(TfLiteContext* context, TfLiteDelegate* delegate, const Pl
   TfLiteNode* node;
   TfLiteRegistration* registration;
   if (context->GetNodeAndRegistration(context, index, &node, &registration) != kTfLiteOk) return kTfLiteError;
+  if (!IsPacked(*registration)) return kTfLiteOk;
   const bool unpacks = IsNamed(*registration, kUnpackName);
-  if (!unpacks && !IsNamed(*registration, kPackedFcName)) return kTfLiteOk;
-  if (unpacks && CheckOtherWriters(context, plan, index, *node) != kTfLiteOk) return kTfLiteError;
+  if (unpacks && CheckOnlyWriter(context, plan, *node) != kTfLiteOk) return kTfLiteError;
   const TfLiteIntArray one = {1, {index}};
   if (context->ReplaceNodeSubsetsWithDelegateKernels(context, unpacks ? UnpackRegistration() : PackedFcRegistration(),
                                                      &one, delegate) != kTfLiteOk ||
@@ -78,12 +92,13 @@ TfLiteStatus TakeNode(TfLiteContext* context, TfLiteDelegate* delegate, const Pl
 }
 
 TfLiteStatus PrepareDelegate(TfLiteContext* context, TfLiteDelegate* delegate) {
-  Plan plan = {nullptr, 0};
+  Plan plan = {nullptr, 0, 0, nullptr};
   TfLiteStatus status = CopyPlan(context, &plan);
   for (int i = 0; i < plan.count && status == kTfLiteOk; ++i) {
     status = TakeNode(context, delegate, plan, plan.nodes[i]);
   }
   free(plan.nodes);
+  free(plan.writers);
   if (status != kTfLiteOk) context->ReportError(context, "keras_prune delegate: the packed operators were not taken");
   return status;
 }
