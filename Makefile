@@ -54,7 +54,7 @@ test-cpp: setup
 	$(BIN)/cmake --build $(CPP_BUILD)
 	$(BIN)/ctest --test-dir $(CPP_BUILD) --output-on-failure
 
-fuzz: setup  ## libFuzzer on the decoders, the delegate and the TensorFlow op; SECONDS=60 is the time of all together.
+fuzz: setup  ## libFuzzer on the decoders, the delegate and the TensorFlow op; then the Python readers; SECONDS=60 is the time of the C++ ones.
 	@command -v clang++ >/dev/null || { echo "make fuzz needs clang with libFuzzer: apt-get install clang libclang-rt-dev"; exit 1; }
 	@mkdir -p $(FUZZ_BUILD)
 	$(BIN)/cmake -S custom_ops -B $(FUZZ_BUILD) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
@@ -72,6 +72,9 @@ fuzz: setup  ## libFuzzer on the decoders, the delegate and the TensorFlow op; S
 			|| { tail -n 60 $(FUZZ_BUILD)/$$target.log; exit 1; }; \
 		grep -E 'number_of_executed_units|new_units_added' $(FUZZ_BUILD)/$$target.log; \
 	done
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet --editable '.[fuzz]'
+	$(QUIET_TF) $(BIN)/python tests/fuzz_tflite_readers.py $(FUZZ_BUILD)/corpus/tflite_readers -max_len=65536 -timeout=60 \
+		-rss_limit_mb=2048 -max_total_time=$$(( $(SECONDS) / 3 )) -artifact_prefix=$(FUZZ_BUILD)/tflite_readers-
 
 test-slow: setup  ## What takes long: MNIST over three seeds, the lowest supported versions.
 	$(QUIET_TF) $(BIN)/python -m pytest -m slow

@@ -144,6 +144,8 @@ def main():
     """See the module."""
     what, path, times = sys.argv[1], pathlib.Path(sys.argv[2]), int(sys.argv[3])
     rng = random.Random(what)
+    if what in ("write_atomic", "pack_tflite"):
+        WRITERS[what]()  # imports once for all; not TensorFlow, which does not outlive a fork
     print(json.dumps([_killed(what, path, rng) for _ in range(times)]))  # noqa: T201
 
 
