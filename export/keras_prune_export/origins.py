@@ -183,7 +183,7 @@ def _is_depthwise(constant: np.ndarray) -> bool:
 
 def _is_telling(kept: np.ndarray) -> bool:
     number = np.count_nonzero(kept)
-    return min(number, kept.size - number) >= _TELLING
+    return bool(min(number, kept.size - number) >= _TELLING)
 
 
 def _kind(values: np.ndarray, constant: np.ndarray) -> str:
