@@ -53,7 +53,7 @@ def test_file_is_near_the_entropy(data):
     assert bound > 3 * 1024  # the allowance for the flatbuffer does not hide the rest
 
 
-def test_errors_of_the_packed_file(model, data, reference, digits):
+def test_errors_of_the_packed_file(model, data, *, reference, digits):
     x = digits[0]
     errors = layer_errors.layer_errors(data, reference, x)
     assert len(errors) == 3
@@ -68,7 +68,7 @@ def test_errors_of_the_packed_file(model, data, reference, digits):
     assert errors[-1].output_error == pytest.approx(want, rel=1e-3)
 
 
-def test_keras_model_as_reference(model, data, reference, digits):
+def test_keras_model_as_reference(model, data, *, reference, digits):
     images, labels = (values[:100] for values in digits)
     result = evaluate.evaluate_tflite(data, images, labels, reference=model)
     assert [error.kind for error in result.errors] == ["KerasPruneFullyConnected"] * 3
