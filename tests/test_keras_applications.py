@@ -12,11 +12,11 @@ import keras_prune
 
 SPARSITY = 0.8
 # Family: the smallest input that it takes, or little more, and what makes it small.
-SMALL = {
+SMALL: dict[str, tuple[int, dict]] = {
     "MobileNet": (64, {"alpha": 0.25}),
     "MobileNetV2": (64, {"alpha": 0.35}),
 }
-LARGE = {
+LARGE: dict[str, tuple[int, dict]] = {
     "ConvNeXtTiny": (64, {}),
     "DenseNet121": (64, {}),
     "EfficientNetB0": (64, {}),
