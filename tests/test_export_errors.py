@@ -31,7 +31,7 @@ def test_unbuilt_model():
         tflite.export_tflite(keras.Sequential([layers.Dense(8)]))
 
 
-@pytest.mark.parametrize("model", [None, "model.keras", layers.Dense(3)])
+@pytest.mark.parametrize("model", [None, b"model.keras", layers.Dense(3)])
 def test_not_a_model(model):
     with pytest.raises(TypeError, match="expected a Keras 3 model"):
         tflite.export_tflite(model)
@@ -46,7 +46,7 @@ def test_keras_2_model_is_named():
 @pytest.mark.parametrize(
     ("arguments", "error", "match"),
     [
-        ({"activations": "int8"}, ValueError, "activations='float32'"),
+        ({"activations": "int8"}, ValueError, "expected representative_data with activations='int8', got none"),
         ({"target": "microcontroller"}, ValueError, "target to be one of"),
         ({"weights": "codebook"}, ValueError, "Codebook(.|\\n)*got .codebook."),
         ({"min_sparsity": 1.5}, ValueError, "min_sparsity from 0 to 1"),

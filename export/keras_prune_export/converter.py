@@ -1,4 +1,4 @@
-"""Keras 3 model -> .tflite by TensorFlow's own converter, without its noise."""
+"""Keras 3 model or SavedModel -> .tflite by TensorFlow's own converter, without its noise."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pathlib
 import re
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from keras_prune_export import checks, copies
+from keras_prune_export import checks, copies, source_folder
 
 OPTIMIZATIONS = (None, "float16", "dynamic_range", "int8")
 _LOOKUPS = ("IntegerLookup", "StringLookup", "TextVectorization", "Hashing", "HashedCrossing")
@@ -55,51 +55,73 @@ def _native_stderr_discarded() -> Iterator[None]:
 
 
 def convert(model: Any, *, optimize: str | None = None, representative_data: Any = None) -> bytes:
-    """Converts a Keras model with TensorFlow's converter: the stock files that packed ones are compared with.
+    """Converts a model with TensorFlow's converter: the stock files that packed ones are compared with.
 
     A model of another type (mixed_float16, float64, ...) is converted through a copy in float32, so that the file's
     inputs and outputs are float32.
 
     Args:
-        model: a built Keras 3 model; it is not changed.
+        model: a built Keras 3 model, which is not changed, or the path of a SavedModel's folder, whose signatures the
+            file will have.
         optimize: None for float32, "float16" (weights), "dynamic_range" (int8 weights, one scale for each output; in
             fully connected layers one for all, which is what tflite-runtime 2.14 can read), or "int8" (weights and
             activations; inputs and outputs stay float32).
         representative_data: for "int8": inputs of a model with one input, (examples, ...), of which 300 are used; or
-            a function that yields lists of inputs, as the converter takes it.
+            a function that yields lists of inputs, as the converter takes it (with several signatures, pairs of a
+            signature and a dict of inputs).
 
     Returns:
         The .tflite file's bytes.
 
     Raises:
-        TypeError: not a Keras 3 model.
-        ValueError: not built, NaN or infinite weights, an unknown optimization, "int8" without data, or the
-            converter's own refusal.
+        TypeError: neither a Keras 3 model nor a path.
+        FileNotFoundError: nothing is at the path.
+        ValueError: not built, NaN or infinite weights, no SavedModel or a packed one, an unknown optimization, "int8"
+            without data, or the converter's own refusal.
     """
-    checks.check_model(model, "convert")
+    folder = source_folder.read(model, "convert") if source_folder.is_path(model) else None
+    if folder is None:
+        checks.check_model(model, "convert")
     if optimize not in OPTIMIZATIONS:
         raise ValueError(f"convert: expected optimize to be one of {OPTIMIZATIONS}, got {optimize!r}")
     if (optimize == "int8") != (representative_data is not None):
         raise ValueError("convert: expected representative_data with optimize='int8', and only with it")
+    if folder is not None:
+        data = _representative(_folder_input(folder, representative_data), representative_data)
+        with tempfile.TemporaryDirectory(prefix="keras_prune_") as made, quiet():
+            return _converted(lambda: source_folder.without_twin(folder, made), optimize, data, name=str(folder.path))
     source = copies.as_float32(model, "convert")
-    with tempfile.TemporaryDirectory(prefix="keras_prune_") as folder, quiet():
-        try:
-            source.export(folder)
-            return bytes(_converter(folder, optimize, _representative(model, representative_data)).convert())
-        except Exception as error:
-            raise ValueError(_refusal(model, str(error))) from error
+    data = _representative(_model_input(model), representative_data)
+    with tempfile.TemporaryDirectory(prefix="keras_prune_") as made, quiet():
+        layers = copies.all_layers(model)
+        return _converted(lambda: _exported(source, made), optimize, data, name=model.name, layers=layers)
 
 
-def _refusal(model: Any, problem: str) -> str:
+def _exported(model: Any, folder: str) -> str:
+    model.export(folder)
+    return folder
+
+
+def _converted(
+    made: Callable[[], str], optimize: str | None, data: Any, *, name: str, layers: Sequence[Any] = ()
+) -> bytes:
+    """Converts the SavedModel that ``made`` makes or finds."""
+    try:
+        return bytes(_converter(made(), optimize, data).convert())
+    except Exception as error:
+        raise ValueError(_refusal(name, str(error), layers)) from error
+
+
+def _refusal(name: str, problem: str, layers: Sequence[Any]) -> str:
     """The converter's complaint, shortened (all of it is in the exception that caused ours), and what to do."""
     operators = list(dict.fromkeys(re.findall(r"'tfl?\.(\w+)' op", problem)))
     lines = [line for line in problem.strip().splitlines() if line]
     short = f"it cannot express {', '.join(operators[:3])}" if operators else (lines or ["no reason given"])[0][:200]
-    advice = list(filter(None, map(_layer_advice, copies.all_layers(model))))
+    advice = list(filter(None, map(_layer_advice, layers)))
     if not advice and "TensorList" in problem:
         advice = ["give recurrent layers unroll=True: the converter cannot express their loop"]
     advice = advice or ["replace the layer that needs it, or export the part of the model without it"]
-    return f"convert: TensorFlow's converter refused the model {model.name!r}: {short}; {'; '.join(advice)}"
+    return f"convert: TensorFlow's converter refused the model {name!r}: {short}; {'; '.join(advice)}"
 
 
 def _layer_advice(layer: Any) -> str:
@@ -131,10 +153,26 @@ def _converter(folder: str, optimize: str | None, representative_data: Any) -> A
     return stock
 
 
-def _representative(model: Any, data: Any) -> Callable[[], Iterable[Any]] | None:
+def _representative(dtype: str, data: Any) -> Callable[[], Iterable[Any]] | None:
     if data is None or callable(data):
         return data
+    examples = np.asarray(data)[:_CALIBRATION_EXAMPLES].astype(dtype)
+    return lambda: ([examples[index : index + 1]] for index in range(len(examples)))
+
+
+def _model_input(model: Any) -> str:
+    """The dtype of the file's input; floats of any size become float32."""
     inputs = list(getattr(model, "inputs", None) or [])
     dtype = str(inputs[0].dtype) if len(inputs) == 1 else "float32"
-    examples = np.asarray(data)[:_CALIBRATION_EXAMPLES].astype("float32" if "float" in dtype else dtype)
-    return lambda: ([examples[index : index + 1]] for index in range(len(examples)))
+    return "float32" if "float" in dtype else dtype
+
+
+def _folder_input(folder: source_folder.SourceFolder, data: Any) -> str:
+    inputs = [dtype for signature in folder.signatures.values() for dtype in signature.values()]
+    if data is not None and not callable(data) and len(inputs) != 1:
+        raise ValueError(
+            f"convert: expected representative_data as a function, as {folder.path} has {len(inputs)} inputs in "
+            f"{len(folder.signatures)} signatures, got {type(data).__name__}; pass a function that yields lists of "
+            "inputs, or with several signatures pairs (signature, {input: array})"
+        )
+    return inputs[0] if len(inputs) == 1 else "float32"

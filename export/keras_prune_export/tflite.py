@@ -1,4 +1,4 @@
-"""Keras model -> .tflite file with packed layers: the order of the steps, nothing else."""
+"""Keras model or SavedModel -> .tflite file with packed layers: the order of the steps, nothing else."""
 
 from __future__ import annotations
 
@@ -9,7 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from keras_prune_export import checks, converter, copies, files, flatbuffer, origins, packing, quantization
+from keras_prune_export import (
+    checks,
+    converter,
+    copies,
+    files,
+    flatbuffer,
+    origins,
+    packing,
+    quantization,
+    source_folder,
+)
 from keras_prune_export.schemes import Schemes
 from keras_prune_export.targets import stock
 from keras_prune_export.transformations.choose import Choice, choose
@@ -35,7 +45,8 @@ def export_tflite(
     another type (mixed_float16, float64, ...) is exported through a copy in float32.
 
     Args:
-        model: a built Keras 3 model; it is not changed.
+        model: a built Keras 3 model, which is not changed, or the path of a SavedModel's folder (``model.export``,
+            ``tf.saved_model.save``): its signatures are kept, and its weights are quantized as in `pack_tflite`.
         path: where to write the file, atomically; None to only return the bytes.
         weights: None: the pruned weights of fully connected layers become ``Codebook(4)``, those of others
             ``Codebook(8)``. Else a `Codebook`, `Int8()`, "float16" or "lossless" for all pruned weights, or a dict of
@@ -52,10 +63,11 @@ def export_tflite(
         The file's bytes.
 
     Raises:
-        TypeError: not a Keras 3 model, ``weights`` is none of these, or ``path`` is no path.
-        ValueError: the model is not built, has NaN or infinite weights, pruned weights that are not zero any more, or
-            nothing pruned; an argument is out of range; or the converter refused the model.
-        FileNotFoundError: the path's folder does not exist.
+        TypeError: neither a Keras 3 model nor a path, ``weights`` is none of these, or ``path`` is no path.
+        ValueError: no SavedModel, or one that `export_saved_model` packed; the model is not built, has NaN or infinite
+            weights, pruned weights that are not zero any more, or nothing pruned; an argument is out of range; or the
+            converter refused the model.
+        FileNotFoundError: there is no such SavedModel, or the folder of ``path`` does not exist.
 
     Example:
         >>> data = keras_prune.export_tflite(model, "model.tflite")  # doctest: +SKIP
@@ -68,11 +80,9 @@ def export_tflite(
         stock.check(weights, activations, representative_data)
     if path is not None:
         files.check_folder(path)
-    checks.check_model(model, "export_tflite")
-    checks.check_masks(model, "export_tflite")
+    _check_source(model)
     if target == "packed" and activations == "float32":
-        model = copies.as_float32(model, "export_tflite")
-        data, choices = _packed(model, converter.convert(model), schemes)
+        data, choices = _packed_folder(model, schemes) if source_folder.is_path(model) else _packed(model, schemes)
         _check_packed(choices, schemes)
     else:
         data = stock.make(model, weights=weights, activations=activations, representative_data=representative_data)
@@ -83,12 +93,31 @@ def export_tflite(
     return data
 
 
-def _packed(model: Any, data: bytes, schemes: Schemes) -> tuple[bytes, list[Choice]]:
+def _check_source(model: Any) -> None:
+    """Refuses what cannot be exported; a SavedModel has no masks that could be checked."""
+    if source_folder.is_path(model):
+        source_folder.read(model, "export_tflite")
+    else:
+        checks.check_model(model, "export_tflite")
+        checks.check_masks(model, "export_tflite")
+
+
+def _packed_folder(folder: Any, schemes: Schemes) -> tuple[bytes, list[Choice]]:
+    """Packs what the converter makes of a SavedModel; there is no Keras model to quantize before it is folded."""
+    data = converter.convert(folder)
+    file = packing.load(data, schemes.function)
+    choices = choose(file, schemes)
+    return packing.finish(file, choices, data)[0], choices
+
+
+def _packed(model: Any, schemes: Schemes) -> tuple[bytes, list[Choice]]:
     """Packs the converter's file; first converts again from quantized kernels if anything else in it comes from them.
 
     The converter folds what stands before a layer into its kernel (a scale) and its bias (offset times kernel). That
     has to be the quantized kernel, or each output is off by the offset times all its weights' errors.
     """
+    model = copies.as_float32(model, schemes.function)
+    data = converter.convert(model)
     file = packing.load(data, schemes.function)
     choices = choose(file, schemes, origins.names(model, file))
     matches = [match for match in quantization.find(model, choices) if match.changes]
