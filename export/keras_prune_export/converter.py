@@ -17,7 +17,7 @@ import numpy as np
 
 from keras_prune_export import checks, copies, source_folder
 
-OPTIMIZATIONS = (None, "float16", "dynamic_range", "int8")
+OPTIMIZATIONS = (None, "float16", "dynamic_range", "int8", "sparse")
 _LOOKUPS = ("IntegerLookup", "StringLookup", "TextVectorization", "Hashing", "HashedCrossing")
 # Newer converters give dynamic-range FULLY_CONNECTED a scale for each output: version 12 of the operator, which
 # tflite-runtime 2.14 refuses. Those without this switch know one scale only.
@@ -65,7 +65,8 @@ def convert(model: Any, *, optimize: str | None = None, representative_data: Any
             file will have.
         optimize: None for float32, "float16" (weights), "dynamic_range" (int8 weights, one scale for each output; in
             fully connected layers one for all, which is what tflite-runtime 2.14 can read), or "int8" (weights and
-            activations; inputs and outputs stay float32).
+            activations; inputs and outputs stay float32), or "sparse" (float32, weights with many zeros in TFLite's own
+            sparse form; `keras_prune_export.targets.sparse` checks that such files run).
         representative_data: for "int8": inputs of a model with one input, (examples, ...), of which 300 are used; or
             a function that yields lists of inputs, as the converter takes it (with several signatures, pairs of a
             signature and a dict of inputs).
@@ -142,7 +143,9 @@ def _converter(folder: str, optimize: str | None, representative_data: Any) -> A
 
     stock = tf.lite.TFLiteConverter.from_saved_model(folder)
     if optimize is not None:
-        stock.optimizations = [tf.lite.Optimize.DEFAULT]
+        # Never both: the default interpreter refuses what is sparse and quantized.
+        is_sparse = optimize == "sparse"
+        stock.optimizations = [tf.lite.Optimize.EXPERIMENTAL_SPARSITY if is_sparse else tf.lite.Optimize.DEFAULT]
     if optimize == "float16":
         stock.target_spec.supported_types = [tf.float16]
     if optimize == "dynamic_range" and hasattr(stock, _ONE_SCALE):

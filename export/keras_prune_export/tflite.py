@@ -54,7 +54,7 @@ def export_tflite(
             ``2**bits - 1`` distinct non-zero weights are kept exactly by a codebook.
         activations: "float32", or "int8" for integer arithmetic; inputs and outputs stay float32.
         target: "packed", or "stock" for built-in operators only: weights None (every bit), "float16" or `Int8()`, all
-            of them, pruned or not (docs/quantization.md).
+            of them, pruned or not, or "sparse": float32 in TFLite's own sparse tensors (docs/quantization.md).
         min_sparsity: weights are pruned when at least this fraction is exactly zero, 0 to 1; with 0 all are.
         representative_data: for int8 activations: some hundred typical inputs, (examples, ...), or a function that
             yields lists of inputs.
@@ -72,10 +72,11 @@ def export_tflite(
     Example:
         >>> data = keras_prune.export_tflite(model, "model.tflite")  # doctest: +SKIP
     """
-    schemes = Schemes(weights, min_sparsity, "export_tflite")
-    stock.check_activations(activations, representative_data, weights=weights, function="export_tflite")
     if target not in TARGETS:
         raise ValueError(f"export_tflite: expected target to be one of {TARGETS}, got {target!r}")
+    stock.check_target(weights, target, function="export_tflite")
+    schemes = Schemes(None if stock.is_sparse(weights) else weights, min_sparsity, "export_tflite")
+    stock.check_activations(activations, representative_data, weights=weights, function="export_tflite")
     if target == "stock":
         stock.check(weights, activations, representative_data)
     if path is not None:
