@@ -44,7 +44,7 @@ demo: setup  ## Train, prune, export and compare on scikit-learn's digits.
 test: test-cpp test-python  ## C++ tests under the address and undefined-behaviour sanitizers, then the Python tests.
 
 test-python: setup
-	$(QUIET_TF) $(BIN)/python -m pytest
+	$(QUIET_TF) $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-cpp: setup
 	@mkdir -p $(CPP_BUILD)

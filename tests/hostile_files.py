@@ -115,8 +115,13 @@ def _quantize(data):
 
 
 def _packed(data, schemes):
-    logging.getLogger("keras_prune").setLevel(logging.ERROR)
-    result, layers = packing.pack(data, schemes)
+    logger = logging.getLogger("keras_prune")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # thousands of files, each with warnings
+    try:
+        result, layers = packing.pack(data, schemes)
+    finally:
+        logger.setLevel(level)
     assert len(result) <= len(data) + _OVERHEAD
     if any(layer.packed for layer in layers):
         _describe(result)  # what we write, we can read
