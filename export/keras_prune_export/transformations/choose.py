@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -89,11 +91,23 @@ def choose(model: Any, schemes: Schemes, names: Mapping[int, Sequence[str]] | No
     found = [constant for constant in constants.find(model) if _is_candidate(model, constant)]
     called = {c.buffer: [*(names or {}).get(c.buffer, ()), *_names(model, c)] for c in found}
     schemes.check_keys(called[c.buffer] for c in found if constants.is_weight(model, c.views[-1]))
-    choices = []
+    return _choose_all(model, found, schemes, called=called)
+
+
+def _choose_all(
+    model: Any, found: Sequence[Constant], schemes: Schemes, *, called: Mapping[int, Sequence[str]]
+) -> list[Choice]:
+    """All choices, a layer on each core: NumPy releases the interpreter while it sorts, searches and adds up.
+
+    Layers do not depend on each other, so that the result is that of one thread, in the same order. In memory are the
+    arrays of as many layers as there are cores.
+    """
+    choices: list[Choice] = []
     progress = Progress("pack", len(found))
-    for constant in found:
-        choices.append(_choose(model, constant, schemes, names=called[constant.buffer]))
-        progress.step()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for choice in pool.map(lambda c: _choose(model, c, schemes, names=called[c.buffer]), found):
+            choices.append(choice)
+            progress.step()
     return choices
 
 
