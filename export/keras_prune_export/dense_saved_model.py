@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from keras_prune_export import converter
-
-SIGNATURE, INITIALIZER = "serving_default", "__saved_model_init_op"
+from keras_prune_export.graph_definition import SIGNATURE
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,10 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+# Names in a SavedModel: our asset, the endpoint that servers call, and what they run once, at load.
+ASSET = "weights.bin"
+SIGNATURE, INITIALIZER = "serving_default", "__saved_model_init_op"
+
 # Attributes that describe how the graph was made. Loaders infer shapes again, and older ones refuse unknown attributes.
 _DESCRIPTIONS = (
     "_class",

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from keras_prune_export import expansion, graph_definition
-from keras_prune_export.dense_saved_model import INITIALIZER, SIGNATURE, DenseSavedModel
+from keras_prune_export.dense_saved_model import DenseSavedModel
+from keras_prune_export.graph_definition import ASSET, INITIALIZER, SIGNATURE
 from keras_prune_export.targets.saved_model import Stored
-
-ASSET = "weights.bin"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,8 +7,7 @@ import os
 import pathlib
 from typing import Any
 
-from keras_prune_export.dense_saved_model import INITIALIZER
-from keras_prune_export.serving_graph import ASSET
+from keras_prune_export.graph_definition import ASSET, INITIALIZER
 
 _INTERNAL = (INITIALIZER, "__saved_model_train_op")  # signatures that are no endpoints
 _KERAS_TWIN = "serve"  # Keras' export() saves it again as "serving_default"
