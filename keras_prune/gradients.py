@@ -162,14 +162,15 @@ def gather_on(model: Any, gradients: Gradients, data: Any) -> None:
             gradients.gather(path, gradient)
 
     batches = 0
-    for batch in _batches(data):
+    for batch in batches_of(data):
         step(batch)
         batches += 1
     if not batches:
         raise ValueError("data: expected at least one batch to gather gradients on, got none")
 
 
-def _batches(data: Any) -> Iterable[Any]:
+def batches_of(data: Any) -> Iterable[Any]:
+    """Batches of (x, y) or (x, y, sample_weight) from arrays, in 32 examples each, or from what gives batches."""
     if not 2 <= len(data) <= 3 if isinstance(data, tuple) else hasattr(data, "shape"):
         got = f"a tuple of {len(data)}" if isinstance(data, tuple) else f"an array of shape {tuple(data.shape)}"
         raise ValueError(f"data: expected (x, y), (x, y, sample_weight) or batches of these, got {got}; give targets")

@@ -29,6 +29,7 @@ class Movement(Criterion):
 
     gathers: ClassVar[bool] = True
     resets: ClassVar[bool] = False
+    revives: ClassVar[bool] = True
 
     def gather(self, weights: Any, gradient: Any) -> Any:
         """``-w * dC/dw``."""

@@ -17,7 +17,8 @@ class OBD(Criterion):
     At a minimum the first order vanishes, and the loss rises by ``h w^2 / 2`` if w is set to zero. The squared gradient
     (the empirical Fisher information) stands for the second derivative. The mean is over the training steps since the
     last change of masks; gradients are of whole batches, which scales all scores alike. Pruned weights have the lowest
-    scores, as they are zero.
+    scores, as they are zero. With a diagonal Hessian the loss rises by the sum over a unit's weights if all are set to
+    zero: ``Channel("sum")``.
 
     Example:
         >>> import numpy as np

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -15,11 +16,11 @@ class Random(Criterion):
     """``score ~ U(0, 1)``, the same in every call; ``score - 1`` where the weight is zero.
 
     Each variable has its own order of weights, which depends on `seed`, its path and its shape only. So masks at rising
-    sparsity are nested, and the same in every run; what is pruned stays pruned.
+    sparsity are nested, and the same in every run; what is pruned stays pruned. Units have one random number each.
 
     Args:
         seed: whole number, >= 0.
-        path: the variable's path, which pruning fills in.
+        path: the variable's path, or the name of a group of units, which pruning fills in.
 
     Example:
         >>> import numpy as np
@@ -41,6 +42,14 @@ class Random(Criterion):
     def __call__(self, weights: np.ndarray, statistic: np.ndarray | None = None) -> np.ndarray:
         """Random numbers, same shape, float32."""
         del statistic
+        return self._numbers(weights.shape) - (weights == 0)
+
+    def score_units(self, kernels: Sequence[np.ndarray], scales: Sequence[np.ndarray]) -> np.ndarray:
+        """Random numbers, (units,), float32."""
+        del scales
+        return self._numbers((len(kernels[0]),))
+
+    def _numbers(self, shape: tuple[int, ...]) -> np.ndarray:
         # Not Python's own hash, which differs from run to run.
         generator = np.random.default_rng([self.seed, zlib.crc32(self.path.encode())])
-        return generator.random(weights.shape, np.float32) - (weights == 0)
+        return generator.random(shape, np.float32)

@@ -1,33 +1,59 @@
-"""Weights whose removal would change the loss least, to first order."""
+"""Weights and units whose removal would change the loss least, to first order."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+from keras import ops
 
 from keras_prune.criteria.base import Criterion, pruned_last
+from keras_prune.criteria.units import mean_product
 
 
 @dataclasses.dataclass(frozen=True)
 class Taylor(Criterion):
-    """``score = mean over steps of |w * dC/dw|``: the change of the loss if w were set to zero, to first order.
+    """The change of the loss on removal, to first order: ``|mean over the map of dC/dz * z|``, or ``|w * dC/dw|``.
 
-    The mean is over the training steps since the last change of masks, each with the gradient of its batch. The score
-    belongs to whatever the pattern prunes; for blocks and channels take their sum: ``Channel("sum")``.
-    Pruned weights have the lowest scores, as they are zero.
+    It scores whatever the pattern prunes, by the mean since the last change of masks.
+
+    - Units (``pattern=Channel()``): ``score = mean over examples of |mean over the map of dC/dz * z|``, z the unit's
+      activation and C an example's loss, gathered in the backward pass of the training step. The map is all of space
+      and time. The members of a unit (the layers that feed one channel of a residual sum) are added up, each with its
+      own absolute value: added before, they would cancel, for what the trunk feeds is normalised. Units that have no
+      activation of their own (attention heads): ``mean over steps of |sum over the unit's weights of w * dC/dw|``.
+    - Weights: ``score = mean over steps of |w * dC/dw|``, each step with the gradient of its batch; for blocks take the
+      sum: ``Block(..., "sum")``.
+
+    C is the mean of the batch's losses in Keras (``reduction="sum_over_batch_size"``), so an example's gradient is the
+    batch's times its size. What is pruned has the lowest scores, as it is zero.
 
     Example:
         >>> import numpy as np
         >>> Taylor()(np.array([2.0, -1.0]), np.array([0.5, 3.0])).tolist()
         [0.5, 3.0]
 
-    Molchanov, Tyree, Karras, Aila and Kautz 2016, "Pruning Convolutional Neural Networks for Resource Efficient
-    Inference" (https://arxiv.org/abs/1611.06440), equation 7.
+    Molchanov, Tyree, Karras, Aila and Kautz 2017, "Pruning Convolutional Neural Networks for Resource Efficient
+    Inference" (https://arxiv.org/abs/1611.06440), equations 7 and 8.
     """
 
     gathers: ClassVar[bool] = True
+    observes: ClassVar[str | None] = "gradients"
+    combines: ClassVar[str] = "sum"
+
+    def observe(self, activation: Any, gradient: Any, axes: Sequence[int]) -> Any:
+        """``mean over the map of dC/dz * z``, with its sign, (batch, units)."""
+        return mean_product(activation, gradient, axes)
+
+    def average(self, observed: Any) -> Any:
+        """The mean over the examples of the absolute values, (units,)."""
+        return ops.mean(ops.abs(observed), axis=0)
+
+    def average_gates(self, change: Any) -> Any:
+        """``|sum of w * dC/dw|``."""
+        return ops.abs(change)
 
     def gather(self, weights: Any, gradient: Any) -> Any:
         """``|w * dC/dw|``."""
