@@ -1,0 +1,72 @@
+"""How channels pass recurrent layers: their neurons are the channels they make."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from keras_prune.graph.calls import Call
+from keras_prune.graph.elementwise import value_after
+from keras_prune.graph.flow import Flow
+from keras_prune.graph.rules import layer_rule
+from keras_prune.graph.trace import Trace
+
+_GATES = {"SimpleRNN": 1, "GRU": 3, "LSTM": 4}
+
+
+@layer_rule("SimpleRNN", "GRU", "LSTM")
+def recurrent(trace: Trace, call: Call, flows: list[Flow]) -> Any:
+    """A neuron without weights stays at the zero it begins with: it has a column in each gate, and a row."""
+    layer, (flow, *states) = call.layer, flows
+    cell, gates = layer.cell, _GATES[type(layer).__name__]
+    trace.take(cell.kernel, 0, flow)
+    ids = trace.make(cell.kernel, 1, repeat=gates)
+    every = np.tile(ids, gates)
+    trace.part(cell.recurrent_kernel, 0, ids, kind="follow")
+    trace.part(cell.recurrent_kernel, 1, every, kind="recurrent")
+    if cell.bias is not None:
+        trace.part(cell.bias, -1, every, kind="bias")
+    trace.edit_count(layer, "units", ids)
+    if value_after(layer.activation, 0.0) != 0:
+        trace.channels.protect(ids, f"{trace.path!r} has an activation that is not zero at zero")
+    for state in states:
+        trace.channels.unite(
+            trace.line(state, -1, repr(trace.path)), ids, f"{trace.path!r} begins with a state that stays"
+        )
+    return _results(layer, flow, ids)
+
+
+def _results(layer: Any, flow: Flow, ids: np.ndarray) -> Any:
+    """The output, and the states if they are returned."""
+    batch = flow.shape[0]
+    shape = (batch, flow.shape[1], len(ids)) if layer.return_sequences else (batch, len(ids))
+    output = Flow.along(shape, -1, ids)
+    if not layer.return_state:
+        return output
+    count = 2 if type(layer).__name__ == "LSTM" else 1
+    return [output, *[Flow.along((batch, len(ids)), -1, ids) for _ in range(count)]]
+
+
+@layer_rule("Bidirectional")
+def bidirectional(trace: Trace, call: Call, flows: list[Flow]) -> Any:
+    """Both directions lose the same neurons, as one is made from the other's configuration."""
+    layer = call.layer
+    pair = [layer.forward_layer, layer.backward_layer]
+    if any(type(one).__name__ not in _GATES for one in pair) or len(flows) > 1:
+        trace.stop(flows, f"{trace.path!r} is a Bidirectional of layers or with states that no rule knows")
+        trace.untraced[trace.path] = "no rule knows what is in it"
+        return []
+    results = [trace.apply(dataclasses.replace(call, layer=one)) for one in pair]
+    if layer.return_state:
+        trace.stop([result[0] for result in results], f"{trace.path!r} returns its states")
+        return []
+    first, second = results
+    trace.channels.unite(first.ids, second.ids, f"{trace.path!r} has two directions")
+    if layer.merge_mode is None:
+        return results
+    if layer.merge_mode != "concat":
+        return first
+    ids = np.concatenate([first.ids.reshape(-1), second.ids.reshape(-1)])
+    return Flow.along((*first.shape[:-1], len(ids)), -1, ids)

@@ -1,0 +1,296 @@
+"""How channels pass layers and operators that only move places."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_prune.graph.calls import Call, Shape
+from keras_prune.graph.flow import Flow
+from keras_prune.graph.rules import layer_rule, operator_rule
+from keras_prune.graph.rules_kernels import output_shape
+from keras_prune.graph.trace import Kept, Trace
+
+
+def reshaped(trace: Trace, flow: Flow, shape: Shape) -> Flow:
+    """The flow in another shape, each place where the same number of places comes before it.
+
+    Args:
+        trace: the trace.
+        flow: with its batch first, which stays.
+        shape: the new one, with None where it is unknown.
+    """
+    flow = trace.compress(flow)
+    if flow.shape == shape:
+        return flow
+    if not any(flow.varies(axis) for axis in range(flow.rank)):
+        trace.stop([flow], f"{trace.path!r} gives a single channel another shape")
+        return Flow.fixed(shape)
+    blocks = _blocks(flow.shape[1:], shape[1:])
+    if blocks is None:
+        trace.stop([flow], f"{trace.path!r} reshapes axes of unknown length")
+        return Flow.fixed(shape)
+    form, target = [1], [1]
+    for old, new in blocks:
+        varies = any(flow.varies(axis + 1) for axis in old)
+        form += [int(flow.shape[axis + 1] or 1) if varies else 1 for axis in old]
+        target += [int(shape[axis + 1] or 1) if varies else 1 for axis in new]
+    ids = np.broadcast_to(flow.ids, form).reshape(target)
+    value = np.broadcast_to(flow.values(), form).reshape(target)
+    return trace.rectangular(Flow(shape, ids, value))
+
+
+def _blocks(old: Sequence[int | None], new: Sequence[int | None]) -> list[tuple[list[int], list[int]]] | None:
+    """Which axes become which: runs of axes of equal products; None if unknown lengths leave it open."""
+    blocks: list[tuple[list[int], list[int]]] = []
+    i = j = 0
+    while i < len(old) or j < len(new):
+        left, right = [i] if i < len(old) else [], [j] if j < len(new) else []
+        i, j = i + len(left), j + len(right)
+        while _size(old, left) != _size(new, right):
+            a, b = _size(old, left), _size(new, right)
+            if a is None or b is None:
+                return None
+            if a < b and i < len(old):
+                left.append(i)
+                i += 1
+            elif b < a and j < len(new):
+                right.append(j)
+                j += 1
+            else:
+                return None
+        blocks.append((left, right))
+    return blocks
+
+
+def _size(shape: Sequence[int | None], axes: list[int]) -> int | None:
+    if len(axes) == 1:
+        return shape[axes[0]]
+    sizes = [shape[axis] for axis in axes]
+    return None if None in sizes else math.prod(n for n in sizes if n is not None)
+
+
+def _edit_shape(trace: Trace, layer: Any, flow: Flow, *, key: str) -> None:
+    """Remembers the lengths of axes with channels in a hard-coded shape."""
+    lines = {axis: trace.line(flow, axis, repr(trace.path)) for axis in range(1, flow.rank) if flow.varies(axis)}
+
+    def change(config: dict[str, Any], kept: Kept) -> None:
+        form = list(config[key])
+        for axis, ids in lines.items():
+            place = axis - flow.rank + len(form)  # with or without the batch
+            if form[place] != -1:
+                form[place] = int(kept(ids).sum())
+        config[key] = tuple(form)
+
+    if lines:
+        trace.edit(layer, key, change)
+
+
+@layer_rule("Flatten")
+def flatten(trace: Trace, call: Call, flows: list[Flow]) -> Flow:
+    """All axes but the batch become one."""
+    flow = flows[0]
+    if call.layer.data_format == "channels_first" and flow.rank > 2:
+        flow = permuted(flow, [0, *range(2, flow.rank), 1])
+    return reshaped(trace, flow, output_shape(call.layer, flow))
+
+
+@layer_rule("Reshape")
+def reshape_layer(trace: Trace, call: Call, flows: list[Flow]) -> Flow:
+    """A shape without the batch."""
+    result = reshaped(trace, flows[0], output_shape(call.layer, flows[0]))
+    _edit_shape(trace, call.layer, result, key="target_shape")
+    return result
+
+
+@operator_rule("Reshape")
+def reshape_operator(trace: Trace, call: Call, flows: list[Flow]) -> Flow:
+    """A shape with the batch, which must stay first."""
+    flow = flows[0]
+    shape = tuple(call.layer.compute_output_spec(_tensor(flow)).shape)
+    if len(shape) == 0 or shape[0] != flow.shape[0]:
+        trace.stop([flow], f"{trace.path!r} reshapes the batch")
+        return Flow.fixed(shape)
+    result = reshaped(trace, flow, shape)
+    _edit_shape(trace, call.layer, result, key="newshape")
+    return result
+
+
+def _tensor(flow: Flow) -> Any:
+    return keras.KerasTensor(flow.shape)
+
+
+def permuted(flow: Flow, axes: Sequence[int]) -> Flow:
+    """The flow with its axes in another order."""
+    return Flow(tuple(flow.shape[axis] for axis in axes), flow.ids.transpose(axes), flow.values().transpose(axes))
+
+
+@layer_rule("Permute")
+def permute(trace: Trace, call: Call, flows: list[Flow]) -> Flow:
+    """Axes counted from 1."""
+    return permuted(flows[0], [0, *call.layer.dims])
+
+
+@operator_rule("Transpose")
+def transpose(trace: Trace, call: Call, flows: list[Flow]) -> Flow:
+    """Axes with the batch."""
+    flow = flows[0]
+    return permuted(flow, call.layer.axes or range(flow.rank)[::-1])
+
+
+@layer_rule("RepeatVector")
+def repeat_vector(trace: Trace, call: Call, flows: list[Flow]) -> Flow:
+    """A new axis of time."""
+    flow = flows[0]
+    shape = (flow.shape[0], call.layer.n, flow.shape[1])
+    return Flow(shape, flow.ids[:, np.newaxis], flow.values()[:, np.newaxis])
+
+
+@operator_rule("ExpandDims")
+def expand_dims(trace: Trace, call: Call, flows: list[Flow]) -> Flow:
+    """A new axis of length 1."""
+    flow, axis = flows[0], call.layer.axis
+    axes = [a % (flow.rank + 1) for a in ([axis] if isinstance(axis, int) else axis)]
+    shape = list(flow.shape)
+    for a in sorted(axes):
+        shape.insert(a, 1)
+    return Flow(tuple(shape), np.expand_dims(flow.ids, axes), np.expand_dims(flow.values(), axes))
+
+
+@operator_rule("Squeeze")
+def squeeze(trace: Trace, call: Call, flows: list[Flow]) -> Flow:
+    """Without axes of length 1."""
+    flow, axis = flows[0], call.layer.axis
+    given = (
+        [i for i, n in enumerate(flow.shape) if n == 1] if axis is None else [axis] if isinstance(axis, int) else axis
+    )
+    axes = tuple(a % flow.rank for a in given)
+    shape = tuple(n for i, n in enumerate(flow.shape) if i not in axes)
+    return Flow(shape, np.squeeze(flow.ids, axes), np.squeeze(flow.values(), axes))
+
+
+@operator_rule("Mean", "Sum", "Max", "Min", "Amax", "Amin")
+def reduce(trace: Trace, call: Call, flows: list[Flow]) -> Flow:
+    """Over axes; over that of the channels only with all of them."""
+    layer, flow = call.layer, trace.compress(flows[0])
+    given = getattr(layer, "axis", None)
+    axes = (
+        tuple(range(flow.rank))
+        if given is None
+        else tuple(a % flow.rank for a in ([given] if isinstance(given, int) else given))
+    )
+    kept = tuple(1 if i in axes else n for i, n in enumerate(flow.shape))
+    if any(flow.varies(axis) for axis in axes):
+        trace.stop([flow], f"{trace.path!r} ({type(layer).__name__}) computes over all of them")
+        flow = Flow.fixed(kept)
+    value = np.where(flow.values() == 0, 0.0, np.nan if type(layer).__name__ == "Sum" else flow.values())
+    if getattr(layer, "keepdims", False):
+        return Flow(kept, flow.ids, value)
+    shape = tuple(n for i, n in enumerate(flow.shape) if i not in axes)
+    return Flow(shape, np.squeeze(flow.ids, axes), np.squeeze(value, axes))
+
+
+@operator_rule("Pad")
+def pad(trace: Trace, call: Call, flows: list[Flow]) -> Flow:
+    """Zeros on any axis; on that of the channels new ones, which nothing makes, come beside them."""
+    layer, flow = call.layer, trace.compress(flows[0])
+    widths = [tuple(width) for width in layer.pad_width]
+    shape = tuple(None if n is None else n + sum(width) for n, width in zip(flow.shape, widths, strict=True))
+    filling = call.kwargs.get("constant_values") or 0
+    zeros = layer.mode == "constant" and not filling
+    axes = [axis for axis in range(flow.rank) if sum(widths[axis]) and flow.varies(axis)]
+    if axes and not zeros:
+        trace.stop([flow], f"{trace.path!r} pads them with other values than zero")
+        return Flow.fixed(shape)
+    if not axes:
+        return Flow(shape, flow.ids, np.where((flow.values() == 0) & zeros, 0.0, np.nan))
+    (axis,) = axes
+    before, after = widths[axis]
+    line = trace.line(flow, axis, repr(trace.path))
+    front, back = _padding(trace, layer, widths[axis])
+
+    def change(config: dict[str, Any], kept: Kept) -> None:
+        new = [list(width) for width in config["pad_width"]]
+        new[axis] = [int(kept(front).sum()), int(kept(back).sum())]
+        config["pad_width"] = new
+
+    trace.edit(layer, "pad_width", change)
+    values = trace.line_values(flow, axis, len(line))
+    ids = np.concatenate([front, line, back])
+    return Flow.along(shape, axis, ids, value=np.concatenate([np.zeros(before), values, np.zeros(after)]))
+
+
+def _padding(trace: Trace, layer: Any, widths: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The channels of the zeros on both sides, the same at each call."""
+    known = trace.paddings.get(id(layer))
+    if known is None:
+        known = trace.paddings[id(layer)] = (trace.channels.fresh(widths[0]), trace.channels.fresh(widths[1]))
+    return known
+
+
+@operator_rule("GetItem")
+def get_item(trace: Trace, call: Call, flows: list[Flow]) -> Flow:
+    """``x[..., 4:8]``: slices, single places, new axes."""
+    flow = trace.compress(flows[0])
+    key = call.args[1] if len(call.args) > 1 else call.kwargs["key"]
+    keys = list(key) if isinstance(key, (list, tuple)) else [key]
+    given = sum(1 for one in keys if one is not None and one is not Ellipsis)
+    if Ellipsis not in keys:
+        keys.append(Ellipsis)
+    place = next(i for i, one in enumerate(keys) if one is Ellipsis)
+    keys[place : place + 1] = [slice(None)] * (flow.rank - given)
+    index: list[Any] = []
+    shape: list[int | None] = []
+    bounds: dict[int, tuple[np.ndarray, int, int]] = {}  # place among the keys -> the axis's channels and its slice
+    axis = 0
+    for number, one in enumerate(keys):
+        if one is None:
+            index.append(None)
+            shape.append(1)
+            continue
+        size = flow.shape[axis]
+        if isinstance(one, slice):
+            length = None if size is None else len(range(size)[one])
+            whole = one in (slice(None), slice(None, None, 1))
+            if flow.varies(axis) and not whole and size is not None:
+                start, stop, step = one.indices(size)
+                line = trace.line(flow, axis, repr(trace.path))
+                if step != 1:
+                    trace.channels.protect(line, f"{trace.path!r} takes every {step}th of them")
+                bounds[number] = (line, start, stop)
+            index.append(one if flow.varies(axis) else slice(None))
+            shape.append(size if whole else length)
+        elif isinstance(one, int):
+            if flow.varies(axis):
+                trace.stop([flow], f"{trace.path!r} takes one of them by its number")
+            index.append(one if flow.varies(axis) else 0)
+        else:
+            trace.stop([flow], f"{trace.path!r} takes places by {one!r}")
+            return Flow.fixed(())
+        axis += 1
+    if bounds:
+        _edit_slices(trace, call, count=len(keys), bounds=bounds)
+    return Flow(tuple(shape), flow.ids[tuple(index)], flow.values()[tuple(index)])
+
+
+def _edit_slices(trace: Trace, call: Call, *, count: int, bounds: dict[int, tuple[np.ndarray, int, int]]) -> None:
+    """Remembers where slices of channels begin and end."""
+
+    def change(args: list[Any], kwargs: dict[str, Any], kept: Kept) -> None:
+        where: Any = args if len(args) > 1 else kwargs
+        name = 1 if len(args) > 1 else "key"
+        listed = isinstance(where[name], (list, tuple))
+        keys = list(where[name]) if listed else [where[name]]
+        places = [i for i, one in enumerate(keys) if isinstance(one, dict) and one.get("class_name") == "__ellipsis__"]
+        for number, (line, start, stop) in bounds.items():
+            behind = bool(places) and number > places[0]
+            place = number - count + len(keys) if behind else number
+            new = [int(kept(line[:point]).sum()) for point in (start, stop)]
+            keys[place] = {"class_name": "__slice__", "config": {"start": new[0], "stop": new[1], "step": None}}
+        where[name] = keys if listed else keys[0]
+
+    trace.edit_call(call, change)

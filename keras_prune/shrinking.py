@@ -1,0 +1,158 @@
+"""Removal of pruned channels: a smaller, plain model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_prune.gradients import optimizers_of, slots
+from keras_prune.graph import Dependencies, dependencies
+from keras_prune.graph.calls import as_functional
+from keras_prune.graph.trace import Fold
+from keras_prune.layer_axes import layers_within
+from keras_prune.masks import apply_masks, check_model, named
+from keras_prune.surgery import strip
+from keras_prune.wrappers import compile_as, wrappers
+
+
+def shrink(model: Any, *, round_to: int = 1, minimum: int = 1) -> Any:
+    """Makes a smaller model without the channels that are exactly zero, with the same outputs up to rounding.
+
+    A channel is removed where all that makes it is zero, in all layers that a sum or another operator ties together:
+    after ``PruneCallback(pattern=Channel())`` or ``prune(model, 0.4, pattern=Channel())``, or whatever made it zero.
+    Where a removed channel was a constant (a sigmoid of zero) the next bias takes what it contributed.
+
+    Args:
+        model: a Keras 3 model, Sequential or functional, that is built.
+        round_to: the number of channels that a layer keeps is a multiple of this; zero channels fill it up.
+        minimum: channels that each layer keeps at least.
+
+    Returns:
+        A new plain model without masks: same inputs, outputs and names, with the weights; compiled as the model was,
+        with the optimizer's state.
+
+    Raises:
+        TypeError: not a Keras 3 model.
+        ValueError: a subclassed model, of which only the code knows what follows what.
+
+    Example:
+        >>> import keras, keras_prune
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(10), keras.layers.Dense(2)])
+        >>> keras_prune.shrink(keras_prune.prune(model, 0.4, pattern=keras_prune.Channel())).count_params()
+        44
+    """
+    check_model(model)
+    plain = strip(model) if wrappers(model) else model
+    apply_masks(named(plain, plain.variables))
+    found = dependencies(plain, round_to=round_to, minimum=minimum)
+    return remove_units(found, ~found.keep(found.zero_units()))
+
+
+def remove_units(found: Dependencies, removed: np.ndarray) -> Any:
+    """Makes the model without some units, whatever their weights are.
+
+    Args:
+        found: the model's dependencies.
+        removed: (num_units,) bool.
+
+    Returns:
+        A new plain model, as `shrink` returns it.
+    """
+    kept = ~np.asarray(removed, bool)
+    new = _rebuild(found, kept)
+    indices = _indices(found, kept)
+    folded = {id(fold.bias): fold for fold in found.trace.folds.values()}
+    for old, variable in zip(found.model.variables, new.variables, strict=True):
+        values = np.asarray(old)
+        if id(old) in folded:
+            values = values + _contribution(folded[id(old)], found, kept).astype(values.dtype)
+        variable.assign(_taken(values, indices.get(id(old), {})))
+    compile_as(found.model, new)
+    _carry_optimizers(found.model, new, indices)
+    return new
+
+
+def _indices(found: Dependencies, kept: np.ndarray) -> dict[int, dict[int, np.ndarray]]:
+    """``id(variable)`` -> axis -> bool array of the indices that stay."""
+    result: dict[int, dict[int, np.ndarray]] = {}
+    for part in found.parts:
+        result.setdefault(id(part.variable), {})[part.axis] = np.append(kept, True)[part.units]
+    return result
+
+
+def _taken(values: np.ndarray, axes: Mapping[int, np.ndarray]) -> np.ndarray:
+    """The array with only the indices that stay, on each axis."""
+    for axis, keep in axes.items():
+        values = np.compress(keep, values, axis)
+    return values
+
+
+def _contribution(fold: Fold, found: Dependencies, kept: np.ndarray) -> np.ndarray:
+    """What the constants of removed channels add to the bias, (outputs,)."""
+    constant = np.where(found.kept_ids(kept)(fold.ids), 0.0, fold.values)
+    kernel = np.moveaxis(np.asarray(fold.kernel, np.float64), fold.axis, 0)
+    return np.tensordot(constant, kernel, 1).reshape(-1, kernel.shape[-1]).sum(axis=0)
+
+
+def _rebuild(found: Dependencies, kept: np.ndarray) -> Any:
+    """A model of the new sizes, with fresh weights."""
+    model = found.model
+    source = model if _is_of_keras(model) else as_functional(model)
+    own = (type(layer) for layer in layers_within(source) if not _is_of_keras(layer))
+    classes = {cls.__name__: cls for cls in own}
+    config = _config(source, found, found.kept_ids(kept))
+    config["name"] = model.name
+    with keras.saving.custom_object_scope(classes):
+        return type(source).from_config(config)
+
+
+def _is_of_keras(layer: Any) -> bool:
+    """Whether a layer or model is of Keras' own class: others may take arguments that a configuration does not tell."""
+    return type(layer).__module__.startswith("keras.")
+
+
+def _config(layer: Any, found: Dependencies, kept: Any) -> dict[str, Any]:
+    """The configuration of a layer or model with the new sizes, and of all layers in it."""
+    config = layer.get_config()
+    for (owner, _), change in found.trace.config_edits.items():
+        if owner == id(layer):
+            change(config, kept)
+    if isinstance(layer, keras.Model) and "layers" in config:
+        inner = {one.name: one for one in (layer.layers if isinstance(layer, keras.Sequential) else layer.operations)}
+        for entry in config["layers"]:
+            one = inner.get(entry["config"]["name"])
+            if one is None:
+                continue
+            entry["config"] = _config(one, found, kept)
+            entry.pop("build_config", None)  # shapes of before
+            for number, node in enumerate(entry.get("inbound_nodes", [])):
+                edit = found.trace.call_edits.get((id(one), number))
+                if edit is not None:
+                    node["args"] = list(node["args"])
+                    edit(node["args"], node["kwargs"], kept)
+    for key, one in _held(layer).items():
+        if isinstance(config.get(key), dict):
+            config[key]["config"] = _config(one, found, kept)
+            config[key].pop("build_config", None)
+    return config
+
+
+def _held(layer: Any) -> dict[str, Any]:
+    """Entries of a wrapper's configuration -> the layers in them."""
+    if isinstance(layer, keras.layers.Bidirectional):
+        return {"layer": layer.forward_layer, "backward_layer": layer.backward_layer}
+    return {"layer": layer.layer} if isinstance(layer, keras.layers.Wrapper) else {}
+
+
+def _carry_optimizers(old: Any, new: Any, indices: Mapping[int, Mapping[int, np.ndarray]]) -> None:
+    """The new optimizers go on with what the old ones remember of the weights that stay."""
+    for before, after in zip(optimizers_of(old), optimizers_of(new), strict=False):
+        if not before.built:
+            continue
+        after.build(new.trainable_variables)
+        owners = {id(slot): owner for owner, found in slots(before, old.trainable_variables).items() for slot in found}
+        for slot, fresh in zip(before.variables, after.variables, strict=True):
+            fresh.assign(_taken(np.asarray(slot), indices.get(owners.get(id(slot), 0), {})))
