@@ -166,7 +166,7 @@ class Dependencies:
         for part in self.parts:
             gone = np.append(removed, False)[part.units]
             if part.zeroed and gone.any():
-                values = np.array(part.variable)
+                values = part.variable.numpy().copy()
                 np.moveaxis(values, part.axis, 0)[gone] = 0
                 part.variable.assign(values)
 
