@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -37,7 +38,7 @@ class Call:
     args: list[Any]
     kwargs: dict[str, Any]
 
-    @property
+    @functools.cached_property
     def refs(self) -> list[Ref]:
         """The tensors among the arguments, in order."""
         return [value for value in keras.tree.flatten([self.args, self.kwargs]) if isinstance(value, Ref)]
@@ -109,14 +110,22 @@ def _with_shapes(entries: Any, tensors: Any) -> list[Ref]:
 def _sorted(nodes: list[Call], inputs: list[Ref]) -> Iterator[Call]:
     """Each call after those that it depends on: a shared layer's calls may lie far apart."""
     done = {(ref.name, ref.index) for ref in inputs}
-    open_calls = [node for node in nodes if (node.layer.name, node.index) not in done]
-    while open_calls:
-        ready = [node for node in open_calls if all((ref.name, ref.index) in done for ref in node.refs)]
-        if not ready:
-            raise ValueError("model: expected a graph without circles, got calls that wait for one another")
-        yield from ready
-        done |= {(node.layer.name, node.index) for node in ready}
-        open_calls = [node for node in open_calls if (node.layer.name, node.index) not in done]
+    waiting: dict[tuple[str, int], list[Call]] = {}
+    missing = {}
+    ready = []
+    for node in nodes:
+        needed = {(ref.name, ref.index) for ref in node.refs} - done
+        missing[node.layer.name, node.index] = len(needed)
+        for name in needed:
+            waiting.setdefault(name, []).append(node)
+        if not needed and (node.layer.name, node.index) not in done:
+            ready.append(node)
+    for node in ready:  # grows while it is read
+        yield node
+        for follower in waiting.get((node.layer.name, node.index), ()):
+            missing[follower.layer.name, follower.index] -= 1
+            if not missing[follower.layer.name, follower.index]:
+                ready.append(follower)
 
 
 def _histories(entries: Any) -> list[list[Any]]:

@@ -285,13 +285,16 @@ def _groups(
     members: dict[Any, list[int]] = {}
     for root, keys in makers.items():
         members.setdefault((tuple(keys), trace.channels.reason(root)), []).append(numbers[root])
-    scales = [part for part in parts.values() if part.kind == "scale"]
+    scales: dict[int, list[Part]] = {}  # by unit
+    for part in parts.values():
+        for unit in np.unique(part.units).tolist() if part.kind == "scale" else ():
+            scales.setdefault(unit, []).append(part)
     groups = []
     for (keys, reason), found in members.items():
         units = np.array(found)
         kernels = tuple(parts[key] for key in keys)
         names = list(dict.fromkeys(part.layer for part in kernels))
-        own = tuple(part for part in scales if np.isin(units, part.units).all())
+        own = tuple(part for part in scales.get(found[0], ()) if np.isin(units, part.units).all())
         seen = tuple(sites[name] for name in names if name in sites and np.isin(units, sites[name].units).all())
         width = max(int((part.units == units[0]).sum()) for part in kernels)
         groups.append(Group("+".join(names), units, kernels, own, seen, width, reason))

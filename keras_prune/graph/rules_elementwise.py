@@ -39,6 +39,13 @@ def elementwise(trace: Trace, call: Call, flows: list[Flow]) -> Flow:
     return dataclasses.replace(flow, value=evaluate(call.layer, np.asarray(flow.value)))
 
 
+@layer_rule("Normalization", "Masking", "Discretization", "CategoryEncoding", "RandomFlip", "RandomRotation")
+def of_data(trace: Trace, call: Call, flows: list[Flow]) -> Flow:
+    """What stands before the first kernel."""
+    trace.stop(flows, f"{trace.path!r} ({type(call.layer).__name__}) prepares data; it cannot lose channels")
+    return Flow.fixed(output_shape(call.layer, flows[0]))
+
+
 @layer_rule("Activation")
 def activation(trace: Trace, call: Call, flows: list[Flow]) -> Flow:
     """A function by name, of the user's own, or a layer's."""
