@@ -121,7 +121,9 @@ def _config(layer: Any, found: Dependencies, kept: Any) -> dict[str, Any]:
         if owner == id(layer):
             change(config, kept)
     if isinstance(layer, keras.Model) and "layers" in config:
-        inner = {one.name: one for one in (layer.layers if isinstance(layer, keras.Sequential) else layer.operations)}
+        inner = {one.name: one for one in as_functional(layer).operations}
+        if layer is not found.model:
+            config.pop("build_input_shape", None)  # a Sequential model is built when it is called
         for entry in config["layers"]:
             one = inner.get(entry["config"]["name"])
             if one is None:

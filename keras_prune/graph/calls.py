@@ -50,11 +50,13 @@ class Calls:
 
     Attributes:
         inputs: the model's input tensors, flat.
+        sources: the input layers, likewise.
         calls: each after those whose results it takes.
         outputs: the model's output tensors, flat.
     """
 
     inputs: list[Ref]
+    sources: list[Any]
     calls: list[Call]
     outputs: list[Ref]
 
@@ -98,7 +100,7 @@ def read_calls(model: Any) -> Calls:
     ]
     inputs = _with_shapes(config["input_layers"], model.inputs)
     outputs = _with_shapes(config["output_layers"], model.outputs)
-    return Calls(inputs, list(_sorted(nodes, inputs)), outputs)
+    return Calls(inputs, [layers[ref.name] for ref in inputs], list(_sorted(nodes, inputs)), outputs)
 
 
 def _with_shapes(entries: Any, tensors: Any) -> list[Ref]:

@@ -57,8 +57,7 @@ class _Constant(Flow):
 def _merge(trace: Trace, first: Flow, second: Flow, *, name: str) -> Flow:
     shape = _broadcast(first.shape, second.shape)
     a, b = _aligned(first, len(shape)), _aligned(second, len(shape))
-    _protect_single(trace, a, b)
-    _protect_single(trace, b, a)
+    a, b = _protect_single(trace, a, b), _protect_single(trace, b, a)
     reason = f"{trace.path!r} joins them with places that stay"
     absorbing = name == "Multiply"
     ids_a, ids_b = np.broadcast_arrays(a.ids, b.ids)
@@ -102,11 +101,13 @@ def _aligned(flow: Flow, rank: int) -> Flow:
     return type(flow)((*new, *flow.shape), flow.ids.reshape((*new, *flow.ids.shape)), value)
 
 
-def _protect_single(trace: Trace, flow: Flow, other: Flow) -> None:
+def _protect_single(trace: Trace, flow: Flow, other: Flow) -> Flow:
     """A channel that is repeated beside several others must stay: its tensor would have no place left."""
     for axis in range(flow.rank):
-        if flow.shape[axis] == 1 and other.varies(axis):
+        if flow.shape[axis] == 1 and other.varies(axis) and (flow.ids != FIXED).any():
             trace.channels.protect(flow.ids, f"{trace.path!r} repeats it beside other channels")
+            return Flow.fixed(flow.shape)
+    return flow
 
 
 def _has_axis(flow: Flow, other: Flow) -> bool:

@@ -65,6 +65,7 @@ class Trace:
         ] = {}  # id(layer), call
         self.folds: dict[int, Fold] = {}  # by id(kernel)
         self.paddings: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # by id(operator): channels that padding makes
+        self.inputs: dict[int, dict[int, np.ndarray]] = {}  # by id(input layer): axis -> channels
         self.untraced: dict[str, str] = {}  # layers with weights that no rule looks into -> why
         self.flows: list[tuple[Any, str, Flow]] = []  # (layer, path, its first output) in order
         self.chains: list[tuple[str, str]] = []  # (layer's path, path of the only layer that takes its output)
@@ -218,12 +219,33 @@ class Trace:
         """
         calls = read_calls(model)
         known = dict(zip(calls.inputs, flows, strict=True))
+        self._resize_inputs(calls, known)
         for call in calls.calls:
             results = self.layer(call, known)
             for number, flow in enumerate(results if isinstance(results, (list, tuple)) else [results]):
                 known[Ref(call.layer.name, call.index, number)] = flow
         self._note_chains(calls)
         return [known.get(ref, Flow.fixed(ref.shape)) for ref in calls.outputs]
+
+    def _resize_inputs(self, calls: Calls, known: dict[Ref, Flow]) -> None:
+        """Remembers how the inputs of a model in a model shrink."""
+        for ref, layer in zip(calls.inputs, calls.sources, strict=True):
+            flow = self.compress(known[ref])
+            lines = {axis: self.line(flow, axis, repr(self.path)) for axis in range(flow.rank) if flow.varies(axis)}
+            known_lines = self.inputs.setdefault(id(layer), lines)
+            for axis, ids in lines.items():  # of a later call
+                self.channels.unite(
+                    known_lines.get(axis, np.array([FIXED])), ids, f"{self.path!r} is called with others"
+                )
+
+            def change(config: dict[str, Any], kept: Kept, lines: dict[int, np.ndarray] = known_lines) -> None:
+                shape = list(config["batch_shape"])
+                for axis, ids in lines.items():
+                    shape[axis] = int(kept(ids).sum())
+                config["batch_shape"] = tuple(shape)
+
+            if known_lines:
+                self.edit(layer, "batch_shape", change)
 
     def layer(self, call: Call, known: dict[Ref, Flow]) -> Any:
         """Traces one call of a layer by its rule; what has none keeps its channels."""
