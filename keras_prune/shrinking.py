@@ -18,7 +18,7 @@ from keras_prune.surgery import strip
 from keras_prune.wrappers import compile_as, wrappers
 
 
-def shrink(model: Any, *, round_to: int = 1, minimum: int = 1) -> Any:
+def shrink(model: Any, *, round_to: int = 1, minimum: int = 1, history: Any = None) -> Any:
     """Makes a smaller model without the channels that are exactly zero, with the same outputs up to rounding.
 
     A channel is removed where all that makes it is zero, in all layers that a sum or another operator ties together:
@@ -29,6 +29,7 @@ def shrink(model: Any, *, round_to: int = 1, minimum: int = 1) -> Any:
         model: a Keras 3 model, Sequential or functional, that is built.
         round_to: the number of channels that a layer keeps is a multiple of this; zero channels fill it up.
         minimum: channels that each layer keeps at least.
+        history: a `ShrinkHistory`, which remembers what is removed.
 
     Returns:
         A new plain model without masks: same inputs, outputs and names, with the weights; compiled as the model was,
@@ -48,7 +49,10 @@ def shrink(model: Any, *, round_to: int = 1, minimum: int = 1) -> Any:
     plain = strip(model) if wrappers(model) else model
     apply_masks(named(plain, plain.variables))
     found = dependencies(plain, round_to=round_to, minimum=minimum)
-    return remove_units(found, ~found.keep(found.zero_units()))
+    removed = ~found.keep(found.zero_units())
+    if history is not None:
+        history.add(found, removed)
+    return remove_units(found, removed)
 
 
 def remove_units(found: Dependencies, removed: np.ndarray) -> Any:

@@ -14,7 +14,7 @@ ORDER = (
     "tensor_header tensor_encoder tensor_decoder tensor_format "
     "layer_axes graph layer_costs criteria allocation masks followers regrow gradients averages "
     "hooks unit_memory unit_activations unit_gates unit_statistics unit_scores state engine pruner "
-    "wrappers callbacks wrapper_training surgery shrinking rewinding freezing dropout regularizers distillation "
+    "wrappers callbacks wrapper_training surgery shrinking shrink_history rewinding freezing dropout regularizers distillation "
     "cleanup codebook_training analysis iterative ops layers keras_prune_export"
 ).split()
 FILES = sorted([*(ROOT / "keras_prune").rglob("*.py"), *(ROOT / "export" / "keras_prune_export").rglob("*.py")])
