@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 # Examples at once; what is measured does not depend on it.
-_BATCH = 512
+BATCH = 512
 
 
 def judge(data: Any, metric: str = "accuracy") -> Callable[[Any], float]:
@@ -48,16 +48,23 @@ def judge(data: Any, metric: str = "accuracy") -> Callable[[Any], float]:
 
 def _arguments(data: Any) -> dict[str, Any]:
     """The arguments of evaluate."""
+    check_data(data)
+    if isinstance(data, tuple | list):
+        return {**dict(zip(("x", "y", "sample_weight"), data, strict=False)), "batch_size": BATCH}
+    return {"x": data}
+
+
+def check_data(data: Any) -> None:
+    """Raises TypeError unless the data are (x, y), (x, y, sample_weight), or a dataset that can be read again."""
     if isinstance(data, tuple | list):
         if not 2 <= len(data) <= 3:
             raise TypeError(f"data: expected (x, y) or (x, y, sample_weight), got a tuple of {len(data)}")
-        return {**dict(zip(("x", "y", "sample_weight"), data, strict=False)), "batch_size": _BATCH}
+        return
     is_array = isinstance(data, np.ndarray | dict | str)
-    if isinstance(data, keras.utils.PyDataset) or (hasattr(data, "__iter__") and not is_array):
-        if iter(data) is data:
-            raise TypeError("data: expected data that can be read again for each measurement, got a generator")
-        return {"x": data}
-    raise TypeError(f"data: expected (x, y), a dataset, or a function of the model, got {type(data).__name__}")
+    if not isinstance(data, keras.utils.PyDataset) and (is_array or not hasattr(data, "__iter__")):
+        raise TypeError(f"data: expected (x, y), a dataset, or a function of the model, got {type(data).__name__}")
+    if iter(data) is data:
+        raise TypeError("data: expected data that can be read again for each measurement, got a generator")
 
 
 def fingerprint(value: Any) -> str:

@@ -5,10 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import json
 import os
-import pathlib
-import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -19,7 +16,8 @@ import numpy as np
 from keras_prune import criteria
 from keras_prune.allocation import PerLayer
 from keras_prune.allocation.from_sensitivity import Curve, largest_sparsity
-from keras_prune.analysis.judge import fingerprint, judge
+from keras_prune.analysis.judge import judge
+from keras_prune.analysis.resumption import fingerprints, load_rows, save_rows
 from keras_prune.gradients import Gradients, gather_on
 from keras_prune.masks import Layers, check_model, make_mask, prunable
 from keras_prune.schedules import check_sparsity
@@ -173,13 +171,13 @@ def sensitivity(
         check_sparsity("sparsities", sparsity)
     score, criterion, variables = judge(data, metric), criteria.get(criterion), prunable(model, layers)
     settings = {
-        **_fingerprints(model, data),
+        **fingerprints(model, data),
         "layers": {path: list(variable.shape) for path, variable in variables.items()},
         "sparsities": sorted(map(float, sparsities)),
         "criterion": _name(criterion),
         "metric": metric,
     }
-    points = _load(resume, settings)
+    points = dict(load_rows(resume, settings, name="sensitivity", row=_point))
     scores = _Scores(model, data, criterion=criterion, variables=variables)
     wanted = [(_BASELINE, 0.0), *((path, float(s)) for path in variables for s in sorted(set(sparsities)))]
     progress = keras.utils.Progbar(len(wanted), unit_name="point")
@@ -187,7 +185,7 @@ def sensitivity(
         if (path, sparsity) not in points:
             with _pruned(variables.get(path), sparsity, scores=functools.partial(scores, path)):
                 points[path, sparsity] = score(model)
-            _save(resume, settings, points)
+            save_rows(resume, settings, [[*point, value] for point, value in points.items()])
         progress.update(len(points))
     rows = tuple(SensitivityRow(path, s, points[path, s]) for path, s in wanted if path != _BASELINE)
     return Sensitivity(points[_BASELINE, 0.0], rows, metric)
@@ -215,7 +213,10 @@ class _Scores:
 
 
 _BASELINE = ""  # stands where a path would, for the model as it is
-_Points = dict[tuple[str, float], float]
+
+
+def _point(layer: str, sparsity: float, value: float) -> tuple[tuple[str, float], float]:
+    return (layer, float(sparsity)), float(value)
 
 
 @contextlib.contextmanager
@@ -239,45 +240,3 @@ def _name(criterion: Any) -> str:
         return repr(criterion)
     code = getattr(criterion, "__code__", None)  # one lambda from another
     return getattr(criterion, "__qualname__", "function") + (f" {zlib.crc32(code.co_code):08x}" if code else "")
-
-
-def _fingerprints(model: Any, data: Any) -> dict[str, str]:
-    """What tells one model from another, and the data of one scan from that of another."""
-    weights = [np.asarray(variable.numpy()) for variable in model.variables]
-    return {"weights": fingerprint(weights), "data": fingerprint(data) if isinstance(data, tuple | list) else ""}
-
-
-def _load(path: Any, settings: dict[str, Any]) -> _Points:
-    """The measurements of a scan that was broken off; raises ValueError where it was another one."""
-    if path is None or not pathlib.Path(path).exists():
-        return {}
-    try:
-        content = json.loads(pathlib.Path(path).read_text())
-        found, points = content["settings"], content["points"]
-        different = [key for key in settings if found[key] != settings[key]]
-        result = {(layer, float(sparsity)): float(value) for layer, sparsity, value in points}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"resume: expected a file that `sensitivity` wrote, got {path}, which is not one") from error
-    if different:
-        changes = "; ".join(f"{key}: {found[key]!r} there, {settings[key]!r} here" for key in different)
-        raise ValueError(
-            f"resume: expected the same scan as in {path}, got other settings ({changes}); delete the file to begin "
-            "anew, or give another one"
-        )
-    return result
-
-
-def _save(path: Any, settings: dict[str, Any], points: _Points) -> None:
-    """Replaces the file as a whole, so that a crash leaves the old or the new one."""
-    if path is None:
-        return
-    target = pathlib.Path(path)
-    rows = [[layer, sparsity, value] for (layer, sparsity), value in points.items()]
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-    try:
-        with os.fdopen(handle, "w") as file:
-            json.dump({"settings": settings, "points": rows}, file, indent=1)
-        os.replace(name, target)  # noqa: PTH105
-    except BaseException:
-        pathlib.Path(name).unlink(missing_ok=True)
-        raise
