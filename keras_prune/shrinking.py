@@ -18,7 +18,7 @@ from keras_prune.surgery import strip
 from keras_prune.wrappers import compile_as, wrappers
 
 
-def shrink(model: Any, *, round_to: int = 1, minimum: int = 1, history: Any = None) -> Any:
+def shrink(model: Any, *, round_to: int = 1, minimum: int = 1, exact: bool = True, history: Any = None) -> Any:
     """Makes a smaller model without the channels that are exactly zero, with the same outputs up to rounding.
 
     A channel is removed where all that makes it is zero, in all layers that a sum or another operator ties together:
@@ -29,6 +29,7 @@ def shrink(model: Any, *, round_to: int = 1, minimum: int = 1, history: Any = No
         model: a Keras 3 model, Sequential or functional, that is built.
         round_to: the number of channels that a layer keeps is a multiple of this; zero channels fill it up.
         minimum: channels that each layer keeps at least.
+        exact: as in `keras_prune.dependencies`; False, if the channels were pruned so.
         history: a `ShrinkHistory`, which remembers what is removed.
 
     Returns:
@@ -48,7 +49,7 @@ def shrink(model: Any, *, round_to: int = 1, minimum: int = 1, history: Any = No
     check_model(model)
     plain = strip(model) if wrappers(model) else model
     apply_masks(named(plain, plain.variables))
-    found = dependencies(plain, round_to=round_to, minimum=minimum)
+    found = dependencies(plain, round_to=round_to, minimum=minimum, exact=exact)
     removed = ~found.keep(found.zero_units())
     if history is not None:
         history.add(found, removed)

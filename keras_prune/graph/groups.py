@@ -192,7 +192,9 @@ class Dependencies:
         return "\n".join(f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c}".rstrip() for a, b, c in rows)
 
 
-def dependencies(model: Any, *, protected: Sequence[str] = (), round_to: int = 1, minimum: int = 1) -> Dependencies:
+def dependencies(
+    model: Any, *, protected: Sequence[str] = (), round_to: int = 1, minimum: int = 1, exact: bool = True
+) -> Dependencies:
     """Finds which channels of a model must go together.
 
     Channels are followed from the layers that make them: those that a sum joins are one unit, with the bias, the
@@ -205,6 +207,8 @@ def dependencies(model: Any, *, protected: Sequence[str] = (), round_to: int = 1
         protected: names of layers (or paths, or regular expressions for them) whose channels stay.
         round_to: the number of channels that a layer keeps is a multiple of this, as hardware likes it.
         minimum: units that each group keeps at least, >= 1.
+        exact: whether channels stay where zeros would change the statistics of a normalization over them (layer, group
+            and RMS normalization). Without it they may go, and the outputs change with the statistics: fine-tune.
 
     Raises:
         ValueError: a subclassed model, one that is not built, an unknown name, or a number below 1.
@@ -224,7 +228,7 @@ def dependencies(model: Any, *, protected: Sequence[str] = (), round_to: int = 1
     for name, number in (("round_to", round_to), ("minimum", minimum)):
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
             raise ValueError(f"{name}: expected a whole number >= 1, got {number!r}")
-    trace = Trace()
+    trace = Trace(exact=exact)
     outputs = trace.model(model, [Flow.fixed(tuple(tensor.shape)) for tensor in getattr(model, "inputs", None) or []])
     trace.stop(outputs, "the model's output")
     _protect(trace, protected)
@@ -266,6 +270,7 @@ def _collect(model: Any, trace: Trace, *, round_to: int, minimum: int) -> Depend
         key: Part(p.variable, p.axis, units(p.ids), p.kind not in _LOOSE, p.kind, p.layer)
         for key, p in trace.parts.items()
     }
+    parts = {key: part for key, part in parts.items() if (part.units >= 0).any()}
     sites = _sites(trace, units)
     groups = _groups(trace, makers, numbers, parts=parts, sites=sites)
     return Dependencies(

@@ -38,6 +38,10 @@ def joint_normalization(trace: Trace, call: Call, flows: list[Flow]) -> Flow:
         return _group_normalization(trace, layer, flow)
     axes = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
     if any(flow.varies(axis) for axis in axes):
+        if kind == "UnitNormalization":  # zeros add nothing to the norm
+            return flow
+        if not trace.exact and len(axes) == 1:
+            return _scaled(trace, layer, flow, axis=axes[0])
         trace.stop([flow], f"{trace.path!r} ({kind}) computes statistics over all of them, which zeros would change")
         return Flow.fixed(flow.shape)
     if kind != "UnitNormalization" and getattr(layer, "beta", None) is not None:
@@ -45,9 +49,23 @@ def joint_normalization(trace: Trace, call: Call, flows: list[Flow]) -> Flow:
     return dataclasses.replace(flow, value=np.where(flow.value == 0, 0.0, np.nan))
 
 
+def _scaled(trace: Trace, layer: Any, flow: Flow, *, axis: int) -> Flow:
+    """Zero behind gamma and beta; the statistics become those of the channels that are kept."""
+    ids = trace.line(flow, axis, repr(trace.path))
+    for name, kind in (("gamma", "scale"), ("scale", "scale"), ("beta", "shift")):
+        variable = getattr(layer, name, None)
+        if hasattr(variable, "assign"):
+            trace.part(variable, 0, ids, kind=kind)
+    return Flow.along(flow.shape, axis, ids)
+
+
 def _group_normalization(trace: Trace, layer: Any, flow: Flow) -> Flow:
     ids = trace.line(flow, layer.axis, repr(trace.path))
     if layer.groups not in (-1, len(ids)):
+        if not trace.exact and len(ids) % layer.groups == 0:
+            places = ids.reshape(layer.groups, -1)
+            trace.channels.unite(places, places[:1], f"{trace.path!r} takes channels that stay")
+            return _scaled(trace, layer, flow, axis=layer.axis)
         trace.stop(
             [flow],
             f"{trace.path!r} (GroupNormalization) computes statistics over groups of them, which zeros would change",

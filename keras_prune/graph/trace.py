@@ -54,9 +54,14 @@ class Fold:
 
 
 class Trace:
-    """Follows the channels of one model; the rules add to it."""
+    """Follows the channels of one model; the rules add to it.
 
-    def __init__(self) -> None:
+    Args:
+        exact: whether channels stay where zeros would change the statistics of a normalization over them.
+    """
+
+    def __init__(self, *, exact: bool = True) -> None:
+        self.exact = exact
         self.channels = Channels()
         self.parts: dict[tuple[int, int], TracedPart] = {}
         self.config_edits: dict[tuple[int, str], Callable[[dict[str, Any], Kept], None]] = {}  # by id(layer)
