@@ -271,7 +271,8 @@ class Trace:
 
     def apply(self, call: Call) -> Any:
         """The rule for a bound call (flows in the place of tensors), also for layers inside of others."""
-        flows = [value for value in keras.tree.flatten([call.args, call.kwargs]) if isinstance(value, Flow)]
+        named = {name: value for name, value in call.kwargs.items() if not name.endswith("mask")}
+        flows = [value for value in keras.tree.flatten([call.args, named]) if isinstance(value, Flow)]
         rule = find_rule(call.layer)
         if rule is not None:
             return rule(self, call, flows)
