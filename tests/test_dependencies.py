@@ -117,7 +117,7 @@ def test_heads_are_the_units_of_attention():
         return layers.Dense(2, name="out")(layers.MultiHeadAttention(4, 3, name="attention")(x, x))
 
     model = functional(build, (5, 6))
-    assert [len(group.units) for group in dependencies(model).groups] == [4, 6, 2]
+    assert groups(model) == {"attention": (4, None), "attention#2": (6, None), "out": (2, OUT)}
 
 
 def test_neurons_of_recurrent_layers():

@@ -72,7 +72,7 @@ class Group:
     """Units that the same layers make: they are ranked with one another.
 
     Attributes:
-        name: of the layers that make them, joined with ``+``.
+        name: of the layers that make them, joined with ``+``; of several groups with the same layers ``#2``, ... behind.
         units: (n,) int, in the order of channels.
         kernels: the parts of kernels that make them.
         scales: the parts of batch normalizations' gammas.
@@ -294,7 +294,7 @@ def _groups(
     for part in parts.values():
         for unit in np.unique(part.units).tolist() if part.kind == "scale" else ():
             scales.setdefault(unit, []).append(part)
-    groups = []
+    groups: list[Group] = []
     for (keys, reason), found in members.items():
         units = np.array(found)
         kernels = tuple(parts[key] for key in keys)
@@ -302,7 +302,9 @@ def _groups(
         own = tuple(part for part in scales.get(found[0], ()) if np.isin(units, part.units).all())
         seen = tuple(sites[name] for name in names if name in sites and np.isin(units, sites[name].units).all())
         width = max(int((part.units == units[0]).sum()) for part in kernels)
-        groups.append(Group("+".join(names), units, kernels, own, seen, width, reason))
+        name = "+".join(names)
+        same = sum(1 for group in groups if group.name.partition("#")[0] == name)  # attention's heads and outputs
+        groups.append(Group(f"{name}#{same + 1}" if same else name, units, kernels, own, seen, width, reason))
     return tuple(groups)
 
 
