@@ -72,7 +72,7 @@ class Group:
     """Units that the same layers make: they are ranked with one another.
 
     Attributes:
-        name: of the layers that make them, joined with ``+``; of several groups with the same layers ``#2``, ... behind.
+        name: of the layers that make them, joined with ``+``; with ``#2``, ... where that is taken.
         units: (n,) int, in the order of channels.
         kernels: the parts of kernels that make them.
         scales: the parts of batch normalizations' gammas.
