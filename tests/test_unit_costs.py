@@ -120,7 +120,21 @@ def shared():
 @pytest.mark.parametrize("make", [residual, dense_block, clips, shared], ids=lambda make: make.__name__)
 def test_totals_are_those_of_the_model_that_shrink_makes(make):
     keras.utils.set_random_seed(0)
-    model = make()
+    check_against_shrink(make())
+
+
+FAMILIES = (
+    "VGG16 ResNet50V2 MobileNetV2 MobileNetV3Small EfficientNetB0 EfficientNetV2B0 DenseNet121 InceptionV3".split()
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*FAMILIES, "InceptionResNetV2", "Xception", "NASNetMobile", "ConvNeXtTiny"])
+def test_totals_are_those_of_the_model_that_shrink_makes_of_published_nets(name):
+    check_against_shrink(getattr(keras.applications, name)(weights=None, input_shape=(96, 96, 3), classes=10))
+
+
+def check_against_shrink(model):
     found = dependencies(model)
     function = channel_costs(model, found)
     assert function.totals() == totals_of(model)

@@ -118,6 +118,18 @@ def _rescaling(call: Call) -> Work:
     return Work(flops=each(call, 2))
 
 
+@layer_rule("LayerScale")
+def _layer_scale(call: Call) -> Work:
+    """Of keras.applications (ConvNeXt): x · gamma."""
+    return Work(flops=each(call))
+
+
+@layer_rule("CustomScaleLayer")
+def _scaled_sum(call: Call) -> Work:
+    """Of keras.applications (Inception-ResNet): x + scale · y."""
+    return Work(flops=each(call, 2))
+
+
 @layer_rule("Masking")
 def _masking(call: Call) -> Work:
     """Compared with the mask value, any over the features, multiplied."""
@@ -182,6 +194,7 @@ def _resize(call: Call) -> Work | None:
 @layer_rule(
     *("Reshape", "Flatten", "Identity", "InputLayer", "ActivityRegularization", "Dropout", "AlphaDropout"),
     *("SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianDropout", "GaussianNoise"),
+    "StochasticDepth",  # of keras.applications (ConvNeXt)
     *("RandomFlip", "RandomRotation", "RandomZoom", "RandomTranslation", "RandomContrast", "RandomBrightness"),
 )
 def _view(call: Call) -> Work:
