@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_prune.engine import Engine, recipe_of
+from keras_prune.engine import Engine
 from keras_prune.gradients import optimizers_of
 from keras_prune.masks import (
     Layers,
@@ -17,9 +17,9 @@ from keras_prune.masks import (
     apply_masks,
     check_model,
     one_pass_in,
-    prunable,
     reset_train_function,
 )
+from keras_prune.recipes import recipe_of
 from keras_prune.schedules import Schedule
 
 
@@ -159,17 +159,17 @@ class PruneCallback(keras.callbacks.Callback):
         done = self._batch_begin + self.model.steps_per_execution
         self.engine.advance(self._epoch_start + min(done, self.params.get("steps") or done))
         if logs is not None:
-            logs["sparsity"] = self.sparsity
+            logs.update(self.engine.logs)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Adds the sparsity to the epoch's logs."""
         if logs is not None:
-            logs["sparsity"] = self.sparsity
+            logs.update(self.engine.logs)
 
     def on_train_end(self, logs: dict | None = None) -> None:
         """Applies the masks once more: averaging of weights and restoring of earlier ones undo them after training."""
         self._restore_train_step()
-        if self.engine.gradients.needed:
+        if self.engine.observes:
             reset_train_function(self.model)  # without what stood before the optimizer
         self.engine.finish("PruneCallback")
         self.engine.release()
@@ -274,7 +274,7 @@ class PruneCallback(keras.callbacks.Callback):
     def _check_first_step(self, model: Any) -> None:
         """After the first step of a fit: every variable to prune had its mask in that step."""
         self._restore_train_step()
-        if prunable(model, self.engine.layers).keys() - self.engine.variables.keys():  # fewer: some were frozen since
+        if self.engine.missing(model):  # fewer: some were frozen since
             error = f" (building it failed: {self._build_error})" if self._build_error else ""
             raise ValueError(
                 "PruneCallback: expected all variables before the first training step, but the model made some during "

@@ -7,9 +7,10 @@ from typing import Any
 
 import keras
 
-from keras_prune.engine import Engine, recipe_of
+from keras_prune.engine import Engine
 from keras_prune.gradients import innermost, optimizers_of
 from keras_prune.masks import apply_masks, check_model, reset_train_function
+from keras_prune.recipes import recipe_of
 from keras_prune.schedules import check_step
 
 
@@ -65,7 +66,7 @@ class Pruner:
             )
         self._engine = _engine(schedule, **options)
         self._engine.adopt(model, self._take_over)
-        new = self._engine.attach(model)
+        new = self._engine.attach(model, optimizer)
         optimizers = optimizers_of(model) if optimizer is None else [innermost(optimizer)]
         if self._engine.connect(optimizers) or new:
             reset_train_function(model)
@@ -95,7 +96,7 @@ class Pruner:
 
     def finish(self) -> None:
         """Ends pruning: masks are applied once more and stay; gradients are left alone, files are plain again."""
-        if self._engine.gradients.needed:
+        if self._engine.observes:
             reset_train_function(self._model)
         self._engine.finish("Pruner")
         self._engine.release()

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from keras_prune import allocation as allocations
-from keras_prune import criteria, patterns
 from keras_prune.averages import hold_averages
-from keras_prune.followers import attach_followers
 from keras_prune.gradients import Gradients, clear_slots, gather_on, optimizers_of
-from keras_prune.layer_axes import set_output_axes
+from keras_prune.kernel_masks import KernelMasks
 from keras_prune.masks import (
     Layers,
-    Recipe,
+    Statistic,
     apply_masks,
-    attach,
     check_model,
     mask_constraint,
     named,
-    prunable,
     reset_train_function,
 )
+from keras_prune.objective import scoring
+from keras_prune.recipes import recipe_of
 from keras_prune.schedules import check_sparsity
+from keras_prune.unit_pruning import UnitPruning, make_masks
+from keras_prune.unit_statistics import observe_on
 from keras_prune.wrappers import unwrap, wrappers
 
 
@@ -67,27 +66,34 @@ def prune(
     check_sparsity("sparsity", sparsity)
     if not model.trainable_variables and not model.built:
         raise ValueError("prune: expected a model that has weights, got one not built yet; call it on a batch of data")
-    recipe = Recipe(criteria.get(criterion), patterns.get(pattern), allocations.get(allocation))
-    variables = prunable(model, layers)
-    gradients = Gradients(recipe.criterion)
-    gradients.watch(variables)
-    if gradients.gathers:
-        if data is None:
-            raise ValueError(
-                f"prune: expected data for the criterion {criterion!r}, which looks at gradients, got none; give "
-                "prune(..., data=(x, y)), or train with PruneCallback(criterion=...), which gathers them in each step"
-            )
-        gather_on(model, gradients, data)
-    new = attach(variables)
-    set_output_axes(model, variables)
-    if attach_followers(model, variables, recipe.pattern) or new:
+    recipe = recipe_of(criterion, pattern, allocation)
+    masks = make_masks(model, recipe, layers)
+    statistic = _gathered(model, masks, criterion=scoring(recipe.criterion), data=data)
+    if masks.attach():
         reset_train_function(model)
-    steady = recipe.update(variables, sparsity, statistic=gradients.statistic)
-    by_variable = {id(variables[path]): keep for path, keep in steady.items()}
+    steady = masks.update(sparsity, sparsity, statistic)
     optimizers = optimizers_of(model)
-    clear_slots(optimizers, model.trainable_variables, by_variable)
+    clear_slots(optimizers, model.trainable_variables, steady)
     hold_averages(optimizers)
     return model
+
+
+def _gathered(model: Any, masks: KernelMasks | UnitPruning, *, criterion: Any, data: Any) -> Statistic:
+    """What the criterion gathers on the data at weights; what it gathers at units is kept with their masks."""
+    statistics = masks.statistics
+    observes = statistics is not None and statistics.needed
+    gradients = Gradients(criterion)
+    if (observes or masks.gathers) and data is None:
+        raise ValueError(
+            f"prune: expected data for the criterion {criterion!r}, which looks at gradients or activations, got none; "
+            "give prune(..., data=(x, y)), or train with PruneCallback(criterion=...), which gathers them in each step"
+        )
+    if statistics is not None and observes:
+        observe_on(model, statistics, data)
+    elif masks.gathers:
+        gradients.watch(masks.variables)
+        gather_on(model, gradients, data)
+    return gradients.statistic
 
 
 def strip(model: Any) -> Any:

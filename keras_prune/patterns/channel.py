@@ -4,27 +4,38 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 
 from keras_prune.kernel_axes import OutputAxes, from_rows, standardize_axes, to_rows
-from keras_prune.patterns.base import Pattern, check_pooling
+from keras_prune.patterns.base import Pattern, check_pooling, is_count
 
 
 @dataclasses.dataclass(frozen=True)
 class Channel(Pattern):
     """All weights of one output (a unit of a dense layer, a filter of a convolution) are kept or pruned as one.
 
-    This makes masks only: the shapes stay. What goes with a pruned channel is masked with it: its bias, and its gamma
-    and beta in a batch normalization right behind the layer.
+    In Sequential and functional models, nested ones too, what is pruned is the units of `keras_prune.graph`: a channel
+    with everything that must go with it, in every layer that the graph joins (residual adds, depthwise kernels, biases,
+    batch normalization). The sparsity is the fraction of the units that may go which are pruned; outputs of the model,
+    and what cannot be traced, stay whole. `keras_prune.shrink` then removes the pruned ones.
+
+    In subclassed models, in those with `Prune` wrappers, and with `output_axes`, each kernel has masks of its own, and
+    what goes with a pruned channel is its bias, and its gamma and beta in a batch normalization right behind the layer.
+    These are masks only: the shapes stay.
 
     Args:
-        pooling: a channel's score: the ``"mean"``, ``"sum"`` or ``"max"`` of its weights' scores.
-        output_axes: the kernel's axes that count outputs, as in `NByM`.
+        pooling: a channel's score: the ``"mean"``, ``"sum"`` or ``"max"`` of its weights' scores, where weights are
+            scored.
+        output_axes: the kernel's axes that count outputs, as in `NByM`; each kernel is then pruned by itself.
+        round_to: keeps a multiple of this many channels in each group, so fewer are pruned; >= 1.
+        minimum: channels that each group keeps at least, >= 1.
+        protected: names or regular expressions of layers whose channels stay whole.
 
     Raises:
-        ValueError: an unknown pooling, or (when used) a weight of one dimension.
+        ValueError: an unknown pooling, a count below 1, or (when used) a weight of one dimension.
 
     Example:
         >>> import numpy as np
@@ -36,10 +47,27 @@ class Channel(Pattern):
 
     pooling: str = "mean"
     output_axes: OutputAxes | None = None
+    _: dataclasses.KW_ONLY
+    round_to: int = 1
+    minimum: int = 1
+    protected: Iterable[str] = ()
 
     def __post_init__(self) -> None:
         check_pooling("Channel", self.pooling)
         object.__setattr__(self, "output_axes", standardize_axes(self.output_axes))
+        for name in ("round_to", "minimum"):
+            if not is_count(getattr(self, name)):
+                raise ValueError(f"Channel.{name}: expected a whole number >= 1, got {getattr(self, name)!r}")
+        protected = (self.protected,) if isinstance(self.protected, str) else tuple(self.protected)
+        if not all(isinstance(name, str) for name in protected):
+            raise TypeError(
+                f"Channel.protected: expected names or regular expressions of layers, got {self.protected!r}"
+            )
+        object.__setattr__(self, "protected", protected)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments, for `from_config`."""
+        return {**super().get_config(), "protected": list(self.protected)}
 
     def pool(self, scores: np.ndarray) -> np.ndarray:
         """The channels' scores, in the order of the output axes."""

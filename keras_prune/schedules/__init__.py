@@ -6,6 +6,7 @@ from typing import Any
 
 from keras_prune.registry import lookup
 from keras_prune.schedules.base import Schedule, check_sparsity, check_step
+from keras_prune.schedules.greedy import Greedy
 from keras_prune.schedules.ramps import CosineSparsity, ExponentialSparsity, PolynomialDecay
 from keras_prune.schedules.stages import ConstantSparsity, OneShot, PruningRounds, StepTable
 
@@ -14,6 +15,7 @@ __all__ = [
     "ConstantSparsity",
     "CosineSparsity",
     "ExponentialSparsity",
+    "Greedy",
     "OneShot",
     "PolynomialDecay",
     "PruningRounds",
@@ -24,7 +26,16 @@ __all__ = [
     "get",
 ]
 
-KNOWN = (PolynomialDecay, ConstantSparsity, ExponentialSparsity, CosineSparsity, OneShot, StepTable, PruningRounds)
+KNOWN = (
+    PolynomialDecay,
+    ConstantSparsity,
+    ExponentialSparsity,
+    CosineSparsity,
+    OneShot,
+    StepTable,
+    PruningRounds,
+    Greedy,
+)
 
 
 def get(identifier: Any) -> Schedule:
