@@ -7,7 +7,7 @@ import types
 import keras
 import numpy as np
 import pytest
-from keras import layers
+from keras import layers, ops
 
 from keras_prune.graph import dependencies
 from keras_prune.layer_costs import channel_costs, costs, unit_costs
@@ -117,7 +117,33 @@ def shared():
     return keras.Model([a, b], layers.Dense(2)(layers.Concatenate()([encoder(a), encoder(b)])))
 
 
-@pytest.mark.parametrize("make", [residual, dense_block, clips, shared], ids=lambda make: make.__name__)
+def shuffle():
+    inputs = keras.Input((8, 8, 3))
+    first, second = ops.split(conv(inputs, 8), 2, axis=-1)
+    x = layers.Concatenate()([first, conv(second, 4)])
+    x = layers.Permute((1, 2, 4, 3))(layers.Reshape((8, 8, 2, 4))(x))
+    x = conv(layers.Reshape((8, 8, 8))(x), 6)
+    return keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+
+
+def attention():
+    inputs = keras.Input((5, 8))
+    x = layers.Dense(12)(inputs)
+    x = layers.LayerNormalization()(x + layers.MultiHeadAttention(4, 3)(x, x))
+    return keras.Model(inputs, layers.Dense(3)(layers.Bidirectional(layers.LSTM(4))(x)))
+
+
+def grouped():
+    inputs = keras.Input((8, 8, 4))
+    x = ops.relu(layers.Conv2D(6, 1)(conv(conv(inputs, 8), 8, groups=4)))
+    x = layers.DepthwiseConv2D(3, depth_multiplier=2)(ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))))
+    return keras.Model(inputs, layers.Dense(3)(layers.Flatten()(layers.PReLU(shared_axes=[1, 2])(x))))
+
+
+NETS = [residual, dense_block, clips, shared, shuffle, attention, grouped]
+
+
+@pytest.mark.parametrize("make", NETS, ids=lambda make: make.__name__)
 def test_totals_are_those_of_the_model_that_shrink_makes(make):
     keras.utils.set_random_seed(0)
     check_against_shrink(make())
