@@ -100,9 +100,10 @@ class UnitStatistics:
         if missing:
             raise ValueError(
                 f"{type(self._criterion).__name__}: expected gradients at all units to prune in each training step, "
-                f"got none at {', '.join(missing)}; nothing is gathered where a layer and all before it are frozen, "
-                "where the loss does not depend on it, or in a step that was traced before: make the layers trainable, "
-                "protect them (Channel(protected=...)), or take a criterion that looks at weights, such as 'magnitude'"
+                f"got none at {', '.join(missing)}; none come where the loss does not depend on a layer, where it and "
+                "all before it were frozen when the model was made, or in a step that was traced before: make the "
+                "train function anew, protect such layers (Channel(protected=...)), or take a criterion that looks at "
+                "weights, such as 'magnitude'"
             )
 
     def updated(self) -> None:

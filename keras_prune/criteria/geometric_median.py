@@ -37,9 +37,7 @@ class GeometricMedian(UnitCriterion):
 
 
 def _squared_distances(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """From each row to each of the others, (rows, others); without the cancellation of ``a^2 - 2ab + b^2``."""
-    result = np.empty((len(rows), np.count_nonzero(others)))
+    """From each row to each of the others, (rows, others), float64, in which little is lost of ``a^2 - 2ab + b^2``."""
     chosen = rows[others]
-    for i, row in enumerate(rows):
-        result[i] = np.square(chosen - row).sum(axis=1)
-    return result
+    squares = np.square(rows).sum(axis=1)
+    return (squares[:, None] - 2 * (rows @ chosen.T) + squares[others]).clip(min=0)
