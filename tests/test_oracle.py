@@ -216,6 +216,27 @@ def test_groups_and_protected(measured_images):
         oracle(model, data, groups=["tail"])
 
 
+def test_a_part_of_each_group(tmp_path):
+    path, calls = tmp_path / "oracle.json", []
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(5, name="hidden"), keras.layers.Dense(1)])
+
+    def measure(model):
+        calls.append(1)
+        return float(np.sum(np.abs(model.layers[0].kernel.numpy()[0])))
+
+    found = oracle(model, measure, units_per_group=3, resume=path)
+    assert found.units["hidden"].tolist() == [0, 2, 4]
+    np.testing.assert_allclose(
+        found.changes["hidden"], -np.abs(model.layers[0].kernel.numpy()[0, [0, 2, 4]]), rtol=1e-5
+    )
+    whole = oracle(model, measure, resume=path)
+    assert len(calls) == 2 + 3 + 2 + 2  # the three that were measured are not measured again
+    np.testing.assert_array_equal(whole.changes["hidden"][[0, 2, 4]], found.changes["hidden"])
+    assert oracle(model, measure, units_per_group=9, resume=path).num_units == 5
+    with pytest.raises(ValueError, match="units_per_group: expected a whole number >= 1"):
+        oracle(model, measure, units_per_group=0)
+
+
 def test_resume(tmp_path):
     path, calls = tmp_path / "oracle.json", []
 

@@ -124,6 +124,7 @@ def oracle(
     data: Any,
     *,
     groups: str | Sequence[str] | None = None,
+    units_per_group: int | None = None,
     protected: Sequence[str] = (),
     resume: str | os.PathLike[str] | None = None,
 ) -> Oracle:
@@ -138,15 +139,19 @@ def oracle(
         data: ``(x, y)`` or ``(x, y, sample_weight)`` of arrays, a dataset, or a function model -> loss, lower is
             better. A few thousand examples; what the model was trained on is what the criteria see, too.
         groups: names of the groups to measure, as in the table of ``dependencies(model)``; None: all that are free.
+        units_per_group: how many units of each group to measure, >= 1, evenly spread; None: all. Of a net with
+            thousands of units a part tells how criteria rank.
         protected: as in `keras_prune.Channel`: layers whose units stay.
-        resume: a file that gets the measurements as they are made; a run that was broken off goes on from it.
+        resume: a file that gets the measurements as they are made; a run that was broken off goes on from it,
+            also with other ``groups`` or ``units_per_group``.
 
     Returns:
         The changes, as a table, a figure, or the ranking that criteria are compared with.
 
     Raises:
         TypeError: the model or data are not of the expected kind.
-        ValueError: a name is wrong, the loss is not finite, or ``resume`` holds another model, data or settings.
+        ValueError: a name or number is wrong, the loss is not finite, or ``resume`` holds another model, data or
+            settings.
 
     Example:
         >>> found = keras_prune.oracle(model, (x, y), resume="oracle.json")  # doctest: +SKIP
@@ -156,9 +161,9 @@ def oracle(
     """
     check_model(model)
     graph = dependencies(model, protected=protected)
-    chosen = _chosen(graph, groups)
+    chosen = _spread(_chosen(graph, groups), units_per_group)
     loss_of = _loss_of(model, data)
-    settings = {**fingerprints(model, data), "groups": {name: units.tolist() for name, units in chosen.items()}}
+    settings = {**fingerprints(model, data), "groups": {group.name: group.units.tolist() for group in graph.free}}
     run = _Run(resume, settings, loss=_finite(loss_of([])(), "the model as it is"))
     progress = keras.utils.Progbar(sum(map(len, chosen.values())), unit_name="unit")
     try:
@@ -220,6 +225,18 @@ def _chosen(graph: Any, names: str | Sequence[str] | None) -> dict[str, np.ndarr
     return {name: np.array(free[name][~zero[free[name]]], np.int64) for name in free if name in wanted}
 
 
+def _spread(chosen: dict[str, np.ndarray], number: int | None) -> dict[str, np.ndarray]:
+    """At most so many units of each group, from its first to its last."""
+    if number is None:
+        return chosen
+    if number < 1:
+        raise ValueError(f"units_per_group: expected a whole number >= 1, or None for all, got {number!r}")
+    return {
+        name: units[np.linspace(0, len(units) - 1, min(number, len(units))).round().astype(int)]
+        for name, units in chosen.items()
+    }
+
+
 def _loss_of(model: Any, data: Any) -> Callable[[Sequence[Any]], _Loss]:
     """Variables -> a function that returns the loss with the values that they have then."""
     if callable(data):
@@ -232,14 +249,15 @@ def _measure(
 ) -> None:
     """The changes of one group's units, but for those that are known."""
     missing = [unit for unit in units if unit not in run.changes]
+    if len(missing) < len(units):
+        progress.add(len(units) - len(missing))
     if missing:
         loss = loss_of([part.variable for part in parts])
         before = loss()  # of the same graph, so that a unit without influence changes it by exactly zero
         for unit in missing:
             with _removed(parts, unit):
                 run.add(unit, _finite(loss(), f"the model without unit {unit}") - before)
-            progress.update(len(run.changes))
-    progress.update(len(run.changes))
+            progress.add(1)
 
 
 @contextlib.contextmanager
