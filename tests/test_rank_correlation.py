@@ -70,6 +70,14 @@ def test_agreement():
     assert np.isnan(found["nothing"].per_layer)
 
 
+def test_a_part_of_a_layer_is_divided_by_the_norm_of_all_of_it():
+    scores = {"part": {"a": np.array([1.0, 4.0, 3.0]), "b": np.array([200.0, 100.0, 300.0])}}
+    scaled = {"part": {"a": np.array([10.0, 40.0, 30.0]), "b": np.array([2.0, 1.0, 3.0])}}
+    found = correlate(measured(), scores, scaled=scaled).criteria["part"]
+    assert found.normalized == 1.0
+    assert found.overall < 0
+
+
 def test_table():
     assert str(compared()) == (
         "Spearman's correlation with the oracle, 6 units of 2 layers:\n"
@@ -146,6 +154,9 @@ def test_an_oracle_that_was_measured_before():
     sums = np.abs(model.layers[0].kernel.numpy()).sum(axis=0)[[4, 2]]
     expected = 1.0 if (sums[0] > sums[1]) == (abs(part.changes["hidden"][0]) > abs(part.changes["hidden"][1])) else -1.0
     assert few.criteria["magnitude"].layers == {"hidden": expected}
+    scores = np.abs(model.layers[0].kernel.numpy()).mean(axis=0)
+    scaled = {"magnitude": {"hidden": (scores / np.linalg.norm(scores))[[4, 2]]}}  # by the norm of the whole layer
+    assert correlate(part, {"magnitude": {"hidden": scores[[4, 2]]}}, scaled=scaled) == few
     with pytest.raises(ValueError, match="oracle: expected one of this model, got units of 'a'"):
         rank_correlation(model, (X, Y), criteria=["magnitude"], oracle=measured())
     with pytest.raises(ValueError, match="criterion"):

@@ -164,7 +164,10 @@ def rank_correlation(
             )
         places[name] = [order[unit] for unit in units.tolist()]
     scores = {name: _scores(model, data, criterion, groups=groups) for name, criterion in chosen.items()}
-    return correlate(found, {name: {g: v[places[g]] for g, v in each.items()} for name, each in scores.items()})
+    # The norm is that of the whole layer, where the oracle has measured a part of it, too.
+    scaled = {name: {g: normalized(v)[places[g]] for g, v in each.items()} for name, each in scores.items()}
+    raw = {name: {g: v[places[g]] for g, v in each.items()} for name, each in scores.items()}
+    return correlate(found, raw, scaled=scaled)
 
 
 def _scores(model: Any, data: Any, criterion: Any, *, groups: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -186,12 +189,16 @@ def _name(criterion: Any) -> str:
     return criterion if isinstance(criterion, str) else repr(criterion)
 
 
-def correlate(oracle: Oracle, scores: Mapping[str, Scores]) -> RankCorrelation:
+def correlate(
+    oracle: Oracle, scores: Mapping[str, Scores], *, scaled: Mapping[str, Scores] | None = None
+) -> RankCorrelation:
     """Compares scores that are known with an oracle.
 
     Args:
         oracle: the measured changes.
         scores: name of the criterion -> name of the group -> scores float (units of the group in the oracle,).
+        scaled: the same, each divided by the l2 norm of all scores of its layer; None: the scores that are given are
+            all of them.
 
     Returns:
         The correlations.
@@ -207,10 +214,13 @@ def correlate(oracle: Oracle, scores: Mapping[str, Scores]) -> RankCorrelation:
         >>> {name: agreement.normalized for name, agreement in found.sorted()}
         {'good': 1.0, 'bad': -1.0}
     """
-    return RankCorrelation({name: _agreement(oracle, name, found) for name, found in scores.items()}, oracle)
+    if scaled is None:
+        scaled = {name: {g: normalized(values) for g, values in found.items()} for name, found in scores.items()}
+    agreements = {name: _agreement(oracle, name, scores=found, scaled=scaled[name]) for name, found in scores.items()}
+    return RankCorrelation(agreements, oracle)
 
 
-def _agreement(oracle: Oracle, name: str, scores: Scores) -> Agreement:
+def _agreement(oracle: Oracle, name: str, *, scores: Scores, scaled: Scores) -> Agreement:
     """The correlations of one criterion."""
     for group, change in oracle.changes.items():
         if group not in scores or np.shape(scores[group]) != change.shape:
@@ -219,15 +229,15 @@ def _agreement(oracle: Oracle, name: str, scores: Scores) -> Agreement:
                 f"scores of {name}: expected one for each of the {len(change)} units of {group}, got {got}"
             )
     groups = [group for group, change in oracle.changes.items() if len(change)]
-    found = [np.asarray(scores[group], np.float64) for group in groups]
-    changes, raw = np.concatenate([oracle.changes[group] for group in groups]), np.concatenate(found)
-    scaled = np.concatenate([normalized(values) for values in found])
+    found = {group: np.asarray(scores[group], np.float64) for group in groups}
+    changes = np.concatenate([oracle.changes[group] for group in groups])
+    compared = np.concatenate([scaled[group] for group in groups])
     return Agreement(
-        layers={g: spearman(v, np.abs(oracle.changes[g])) for g, v in zip(groups, found, strict=True)},
-        signed_layers={g: spearman(v, oracle.changes[g]) for g, v in zip(groups, found, strict=True)},
-        overall=spearman(raw, np.abs(changes)),
-        normalized=spearman(scaled, np.abs(changes)),
-        signed=spearman(scaled, changes),
+        layers={group: spearman(values, np.abs(oracle.changes[group])) for group, values in found.items()},
+        signed_layers={group: spearman(values, oracle.changes[group]) for group, values in found.items()},
+        overall=spearman(np.concatenate(list(found.values())), np.abs(changes)),
+        normalized=spearman(compared, np.abs(changes)),
+        signed=spearman(compared, changes),
     )
 
 
