@@ -24,7 +24,7 @@ class ActivationStd(UnitCriterion):
         >>> import numpy as np
         >>> maps = np.array([[[1.0], [3.0]], [[5.0], [7.0]]], "float32")  # two examples, two positions, one unit
         >>> criterion = ActivationStd()
-        >>> criterion.average(criterion.observe(maps, None, axes=(1,))).numpy().round(3).tolist()
+        >>> print(criterion.average(criterion.observe(maps, None, axes=(1,))).numpy().round(3))
         [2.236]
 
     Molchanov, Tyree, Karras, Aila and Kautz 2017, "Pruning Convolutional Neural Networks for Resource Efficient

@@ -20,7 +20,7 @@ class GeometricMedian(UnitCriterion):
 
     Example:
         >>> import numpy as np
-        >>> filters = np.array([[0.0, 0.0], [3.0, 4.0], [6.0, 8.0]])  # three units of two weights
+        >>> filters = np.array([[1.0, 0.0], [4.0, 4.0], [7.0, 8.0]])  # three units of two weights
         >>> GeometricMedian().score_units([filters], []).tolist()
         [15.0, 10.0, 15.0]
 

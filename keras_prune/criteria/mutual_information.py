@@ -29,8 +29,8 @@ class MutualInformation(UnitCriterion):
     Example:
         >>> import numpy as np
         >>> values = np.array([[0.0, 5.0], [0.0, 5.0], [1.0, 7.0], [1.0, 5.0]])  # four examples, two units
-        >>> MutualInformation(bins=2).score_examples(values, np.array([0, 0, 1, 1])).round(3).tolist()
-        [0.693, 0.216]
+        >>> print(MutualInformation(bins=2).score_examples(values, np.array([0, 0, 1, 1])).round(3))
+        [0.693 0.216]
 
     Molchanov, Tyree, Karras, Aila and Kautz 2017, "Pruning Convolutional Neural Networks for Resource Efficient
     Inference" (https://arxiv.org/abs/1611.06440), section 2.2 and appendix.
