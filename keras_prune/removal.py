@@ -170,7 +170,7 @@ def make_removal(model: Any, masks: Any, greedy: Greedy) -> Removal:
 def _left_of(model: Any, masks: UnitMasks, target: Target) -> Left:
     """What kept units leave of a quantity, as a fraction of the dense model's."""
     if target.quantity == "units":
-        return lambda kept: 1.0 - masks.fraction(~kept)
+        return masks.fraction
     if target.measure is not None:
         return _Latency(model, target.measure)
     costs = channel_costs(model, masks.deps)

@@ -16,6 +16,8 @@ _EXPORTS = {
     "export_saved_model": "keras_prune_export.saved_model",
     "export_tflite": "keras_prune_export.tflite",
     "load_interpreter": "keras_prune_export.runtime",
+    "measure_latency": "keras_prune_export.latency",
+    "measure_latency_table": "keras_prune_export.latency",
     "pack_tflite": "keras_prune_export.packing",
     "predict_tflite": "keras_prune_export.evaluate",
     "quantize": "keras_prune_export.quantization",
