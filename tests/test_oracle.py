@@ -181,6 +181,20 @@ def test_several_inputs_and_outputs():
             assert found.changes[f"dense_{name}"][unit] == pytest.approx(change, rel=1e-4, abs=1e-5)
 
 
+def test_inputs_in_a_list():
+    inputs = [keras.Input((2,)), keras.Input((2,))]
+    hidden = keras.layers.Dense(3, name="hidden")
+    outputs = keras.layers.Dense(1)(hidden(inputs[0]) + hidden(inputs[1]))
+    model = keras.Model(inputs, outputs)
+    model.compile(loss="mse")
+    found = oracle(model, ([X, X[::-1]], Y, None))
+    for unit in range(3):
+        expected = by_hand(model, ([X, X[::-1]], Y), {"hidden/kernel": unit})  # its bias is zero
+        assert found.changes["hidden"][unit] == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    with pytest.raises(ValueError, match=r"as many targets as examples, got arrays of \[3, 4\]"):
+        oracle(model, ([X, X], Y[:3]))
+
+
 def test_activations_that_are_not_kept():
     """Beyond the limit of memory everything is computed anew, with the same result."""
     model, data = images(), image_data()

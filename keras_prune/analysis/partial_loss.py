@@ -83,10 +83,20 @@ class PartialLoss:
     def _batches(self) -> Iterator[Any]:
         """Batches as (x, y) or (x, y, sample_weight)."""
         if isinstance(self._data, tuple | list):
-            return iter(tf.data.Dataset.from_tensor_slices(tuple(self._data)).batch(BATCH))
+            return _slices([part for part in self._data if part is not None])
         if isinstance(self._data, keras.utils.PyDataset):
             return (self._data[i] for i in range(self._data.num_batches))
         return iter(self._data)
+
+
+def _slices(data: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
+    """Arrays in batches; several inputs or targets are in lists, tuples or dicts, as Keras takes them."""
+    sizes = {len(leaf) for leaf in keras.tree.flatten(data)}
+    if len(sizes) != 1:
+        raise ValueError(f"data: expected as many targets as examples, got arrays of {sorted(sizes)}")
+    for start in range(0, sizes.pop(), BATCH):
+        stop = start + BATCH
+        yield tuple(keras.tree.map_structure(lambda leaf: leaf[start:stop], part) for part in data)  # noqa: B023
 
 
 def _traced(model: Any, batch: Any) -> Any:
