@@ -272,6 +272,8 @@ def test_taylor_finds_the_units_that_the_loss_does_not_see():
     kernel = model.get_layer("out").kernel.numpy().reshape(6, 6, 6, 3)
     kernel[:, :, [1, 4]] = 0
     model.get_layer("out").kernel.assign(kernel.reshape(-1, 3))
+    model.get_layer("c").kernel.assign(0.01 * model.get_layer("c").kernel)
+    model.get_layer("unscaled").beta.assign(np.full(6, 10.0))  # no unit is dead
     kp.prune(model, 1 / 3, criterion="taylor", pattern=kp.Channel(), data=(X, Y), layers="c")
     assert np.flatnonzero(zero_channels(model, "c")).tolist() == [1, 4]
 
