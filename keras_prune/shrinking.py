@@ -130,7 +130,8 @@ def _config(layer: Any, found: Dependencies, kept: Any) -> dict[str, Any]:
         if layer is not found.model:
             config.pop("build_input_shape", None)  # a Sequential model is built when it is called
         for entry in config["layers"]:
-            one = inner.get(entry["config"]["name"])
+            # Keras 3.4 names an operator beside its configuration only, and a Sequential model's layers in it only.
+            one = inner.get(entry.get("name") or entry["config"]["name"])
             if one is None:
                 continue
             entry["config"] = _config(one, found, kept)

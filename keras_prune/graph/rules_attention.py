@@ -33,7 +33,8 @@ def multi_head_attention(trace: Trace, call: Call, flows: list[Flow]) -> Any:
     trace.edit_count(layer, "num_heads", heads)
 
     def change(config: dict[str, Any], kept: Kept) -> None:
-        config["output_shape"] = [int(kept(ids).sum())]  # by default it is the query's, which may lose others
+        # By default it is the query's, which may lose others. A tuple: Keras 3.4 cannot add a list to a shape.
+        config["output_shape"] = (int(kept(ids).sum()),)
 
     trace.edit(layer, "output_shape", change)
     result = Flow.along((*query.shape[:-1], len(ids)), -1, ids)

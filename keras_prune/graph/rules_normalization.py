@@ -19,8 +19,9 @@ def batch_normalization(trace: Trace, call: Call, flows: list[Flow]) -> Flow:
     layer, flow = call.layer, trace.compress(flows[0])
     ids = trace.line(flow, layer.axis, repr(trace.path))
     values = trace.line_values(flow, layer.axis, len(ids))
-    trace.part(layer.gamma, 0, ids, kind="scale")
-    trace.part(layer.beta, 0, ids, kind="shift")
+    # Keras 3.4 has no attribute where newer ones have None.
+    trace.part(getattr(layer, "gamma", None), 0, ids, kind="scale")
+    trace.part(getattr(layer, "beta", None), 0, ids, kind="shift")
     trace.part(layer.moving_mean, 0, ids, kind="follow" if layer.scale else "mean")
     trace.part(layer.moving_variance, 0, ids, kind="follow")
     if not layer.scale:
