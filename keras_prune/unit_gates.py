@@ -43,7 +43,9 @@ class Gates:
     def find_shifts(self, model: Any) -> None:
         """Adds to each scale the shift of its normalization, which is where a pruned unit is zero too."""
         shifts = {
-            id(layer.gamma): layer.beta for layer in layers_within(model) if getattr(layer, "gamma", None) is not None
+            id(layer.gamma): getattr(layer, "beta", None)  # Keras 3.4 has no attribute where newer ones have None
+            for layer in layers_within(model)
+            if getattr(layer, "gamma", None) is not None
         }
         for member in self._members:
             part, scale = member[0]

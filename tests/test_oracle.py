@@ -164,10 +164,11 @@ def test_sample_weights_and_uneven_batches():
 def test_several_inputs_and_outputs():
     inputs = {name: keras.Input((2,), name=name) for name in ("left", "right")}
     hidden = {name: keras.layers.Dense(3, name=f"dense_{name}")(tensor) for name, tensor in inputs.items()}
-    outputs = {name: keras.layers.Dense(1, name=f"out_{name}")(tensor) for name, tensor in hidden.items()}
+    # Keys that are the layers' names: Keras 3.4 finds losses by these alone.
+    outputs = {f"out_{name}": keras.layers.Dense(1, name=f"out_{name}")(tensor) for name, tensor in hidden.items()}
     model = keras.Model(inputs, outputs)
-    model.compile(loss={"left": "mse", "right": "mae"}, loss_weights={"left": 2.0, "right": 1.0})
-    data = ({"left": X, "right": X[::-1]}, {"left": Y, "right": Y[::-1]})
+    model.compile(loss={"out_left": "mse", "out_right": "mae"}, loss_weights={"out_left": 2.0, "out_right": 1.0})
+    data = ({"left": X, "right": X[::-1]}, {"out_left": Y, "out_right": Y[::-1]})
     found = oracle(model, data)
     for name in inputs:
         for unit in range(3):
