@@ -69,8 +69,11 @@ class RankCorrelation:
     oracle: Oracle
 
     def sorted(self) -> list[tuple[str, Agreement]]:
-        """Names and agreements, the highest correlation over all layers, normalised, first."""
-        return sorted(self.criteria.items(), key=lambda item: -np.nan_to_num(item[1].normalized, nan=-2.0))
+        """Names and agreements, the highest mean of the layers first.
+
+        Over all layers even random scores agree with the oracle: narrow layers matter most, and the norm favours them.
+        """
+        return sorted(self.criteria.items(), key=lambda item: -np.nan_to_num(item[1].per_layer, nan=-2.0))
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """The numbers by criterion, the best first, for JSON; None where there is no order."""
@@ -186,7 +189,7 @@ def _scores(model: Any, data: Any, criterion: Any, *, groups: Mapping[str, Any])
 
 def _name(criterion: Any) -> str:
     """What stands in the table: the name that was given, else the criterion with its arguments."""
-    return criterion if isinstance(criterion, str) else repr(criterion)
+    return criterion if isinstance(criterion, str) else repr(criterion).removesuffix("()")
 
 
 def correlate(
