@@ -102,6 +102,10 @@ def test_costs_of_each_kind_of_layer(case):
     assert result.unknown == ()
 
 
+OLD = tuple(map(int, keras.__version__.split(".")[:2])) < (3, 7)
+
+
+@pytest.mark.skipif(OLD, reason="Keras attends to values of another width than the queries' from 3.7 on")
 def test_attention_counts_projections_scores_and_softmax():
     queries, values = keras.Input((5, 8)), keras.Input((7, 6))
     layer = layers.MultiHeadAttention(2, 4, value_dim=3, name="attention")
