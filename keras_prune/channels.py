@@ -9,7 +9,7 @@ import numpy as np
 from absl import logging
 
 from keras_prune.graph import Dependencies, Group, Part, dependencies
-from keras_prune.masks import Layers, apply_masks, attach, named, prunable
+from keras_prune.masks import Layers, attach, named, prunable
 from keras_prune.patterns import Channel
 
 
@@ -92,7 +92,7 @@ class UnitMasks:
                 masks.write(mask, variable, kept)
             if not np.array_equal(mask, before[id(variable)]):
                 variable.constraint.mask.assign(mask)
-        apply_masks(self.variables)
+        self.apply()
         after = {key: variable.constraint.mask.numpy() for key, variable in masked.items()}
         changed = [key for key in masked if not np.array_equal(before[key], after[key])]
         return {key: (before[key] & after[key]).view(bool) for key in changed}
@@ -117,7 +117,10 @@ class UnitMasks:
 
     def apply(self) -> None:
         """Sets what is pruned to zero now."""
-        apply_masks(self.variables)
+        for variable in self.variables.values():
+            variable.assign(variable.constraint.apply_mask(variable))
+        for masks in self._group_masks:  # each once, not once for each of its kernels
+            masks.follow()
 
     def _zero_units(self) -> np.ndarray:
         """Units that are zero; a group that is all zeros is not pruned but has not been trained yet."""
