@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import pathlib
 import shutil
 import subprocess
@@ -11,8 +12,10 @@ import venv
 import zipfile
 
 import pytest
+import setuptools
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+PACKAGES = ("keras_prune", "keras_prune.*")  # beside them are build/ and others
 
 SCRIPT = """
 import pathlib, sys
@@ -46,6 +49,13 @@ def run(*command: object, cwd: pathlib.Path) -> str:
     return result.stdout
 
 
+def test_setup_cfg_names_every_package():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    found = setuptools.find_packages(ROOT, include=PACKAGES) + setuptools.find_packages(ROOT / "export")
+    assert sorted(config["options"]["packages"].split()) == sorted(found)
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("wheel")
@@ -65,6 +75,14 @@ def test_wheel_has_the_libraries_and_a_platform_tag(wheel):
         assert f"keras_prune/_native/{name}" in names
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"keras_prune", "keras_prune_export"}
     assert {"keras_prune/py.typed", "keras_prune_export/py.typed"} <= names
+
+
+def test_wheel_has_every_module(wheel):
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".py")}
+    roots = {"keras_prune": ROOT, "keras_prune_export": ROOT / "export"}
+    assert names == {
+        path.relative_to(root).as_posix() for package, root in roots.items() for path in (root / package).rglob("*.py")
+    }
 
 
 def test_wheel_exports_and_infers_outside_the_checkout(wheel, tmp_path):
