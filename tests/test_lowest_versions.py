@@ -14,11 +14,12 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # What crosses TensorFlow, Keras and the runtime; the pure modules do not depend on versions.
 FILES = (
-    "callbacks callbacks_fits callbacks_steps cleanup codebook_training constants delegate densify distillation "
-    "evaluate export_errors export_tflite export_types files pack_files pack_fully_connected pack_tflite "
-    "followers freezing graph layer_axes layers masks ops quantize_model retraining runtime saved_model "
-    "saved_model_folder saved_model_storage stand_before surgery "
-    "ways_to_train wrappers"
+    "callbacks callbacks_fits callbacks_steps channels cleanup codebook_training constants delegate densify "
+    "dependencies distillation evaluate export_errors export_tflite export_types files followers freezing graph "
+    "greedy layer_axes layer_costs layers masks objective ops oracle pack_files pack_fully_connected pack_tflite "
+    "quantize_model rank_correlation retraining runtime saved_model saved_model_folder saved_model_storage "
+    "shrink_history stand_before surgery unit_costs unit_criteria unit_scores unit_statistics ways_to_train "
+    "wrappers"
 ).split()
 # TensorFlow 2.16 allows only NumPy 1.
 PINNED = {"numpy": "numpy<2"}
@@ -40,7 +41,7 @@ def lowest() -> list[str]:
 def test_lowest_versions_pass(tmp_path):
     python = tmp_path / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", tmp_path], check=True)
-    install = [python, "-m", "pip", "install", "--quiet", *lowest(), "pytest", "hypothesis", "scikit-learn"]
+    install = [python, "-m", "pip", "install", "--quiet", *lowest(), "pytest", "hypothesis", "scikit-learn", "scipy"]
     subprocess.run(list(map(str, install)), check=True)
     warnings = [f"-W{rule}" for rule in IGNORED]
     tests = [str(ROOT / "tests" / f"test_{name}.py") for name in FILES]
