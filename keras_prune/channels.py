@@ -9,7 +9,7 @@ import numpy as np
 from absl import logging
 
 from keras_prune.graph import Dependencies, Group, Part, dependencies
-from keras_prune.masks import Layers, attach, named, prunable
+from keras_prune.masks import Layers, apply_masks, attach, named, prunable
 from keras_prune.patterns import Channel
 
 
@@ -117,10 +117,7 @@ class UnitMasks:
 
     def apply(self) -> None:
         """Sets what is pruned to zero now."""
-        for variable in self.variables.values():
-            variable.assign(variable.constraint.apply_mask(variable))
-        for masks in self._group_masks:  # each once, not once for each of its kernels
-            masks.follow()
+        apply_masks(self.variables)
 
     def _zero_units(self) -> np.ndarray:
         """Units that are zero; a group that is all zeros is not pruned but has not been trained yet."""
@@ -186,11 +183,11 @@ class _Follow:
     """What follows one kernel's mask."""
 
     def __init__(self, groups: list[_GroupMasks]) -> None:
-        self._groups = groups
+        self.parts = [group.follow for group in groups]
 
     def __call__(self) -> None:
-        for group in self._groups:
-            group.follow()
+        for part in self.parts:
+            part()
 
 
 def _mask(variable: Any) -> Any:

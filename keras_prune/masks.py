@@ -237,12 +237,15 @@ def reset_train_function(model: Any) -> None:
 
 def apply_masks(variables: Mapping[str, Any]) -> None:
     """Sets pruned weights to zero now; variables without a mask stay as they are."""
+    follows: dict[Callable[[], None], None] = {}  # each once, though several kernels may have it
     for variable in variables.values():
         constraint = mask_constraint(variable)
         if constraint is not None:
             variable.assign(constraint.apply_mask(variable))
             if constraint.follow is not None:
-                constraint.follow()
+                follows.update(dict.fromkeys(getattr(constraint.follow, "parts", (constraint.follow,))))
+    for follow in follows:
+        follow()
 
 
 def mask_sparsity(variables: Mapping[str, Any]) -> float:
