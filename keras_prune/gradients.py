@@ -175,7 +175,9 @@ def batches_of(data: Any) -> Iterable[Any]:
         got = f"a tuple of {len(data)}" if isinstance(data, tuple) else f"an array of shape {tuple(data.shape)}"
         raise ValueError(f"data: expected (x, y), (x, y, sample_weight) or batches of these, got {got}; give targets")
     if isinstance(data, tuple):
-        return tf.data.Dataset.from_tensor_slices(data).batch(32)
+        # Several inputs or targets may be in a list, which tf.data would stack.
+        parts = tuple(tuple(part) if isinstance(part, list) else part for part in data)
+        return tf.data.Dataset.from_tensor_slices(parts).batch(32)
     if isinstance(data, keras.utils.PyDataset):
         return (data[i] for i in range(data.num_batches))
     return data

@@ -57,3 +57,13 @@ def test_prune_errors_of_data():
     model = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
     with pytest.raises(ValueError, match=r"compiled with a loss.*model\.compile"):
         prune(model, 0.5, criterion=Slope(), data=(X, Y))
+
+
+def test_several_inputs_in_a_list():
+    a, b = keras.Input((X.shape[1],)), keras.Input((X.shape[1],))
+    kept = layers.Dense(1, use_bias=False, name="kept")
+    model = keras.Model([a, b], kept(a) + layers.Dense(1, use_bias=False, name="lost")(b))
+    model.compile(loss="mse")
+    prune(model, 0.5, criterion="snip", allocation="global", data=([X, np.zeros_like(X)], Y))
+    assert np.count_nonzero(model.get_layer("lost").kernel) == 0  # its gradients are zero
+    assert np.count_nonzero(kept.kernel) == X.shape[1]
