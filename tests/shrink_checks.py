@@ -141,9 +141,9 @@ def random_units(deps: Any, fraction: float, seed: int = 0) -> np.ndarray:
     return removed
 
 
-def mask(model: Any, fraction: float, seed: int = 0, **limits: Any) -> int:
+def mask(model: Any, fraction: float, seed: int = 0) -> int:
     """Sets random units to zero, and measures batch statistics without them; returns how many."""
-    deps = dependencies(model, **limits)
+    deps = dependencies(model)
     removed = ~deps.keep(random_units(deps, fraction, seed))
     deps.set_zero(removed)
     measure_statistics(model)  # those of the whole model would let signals fade from layer to layer
@@ -151,14 +151,14 @@ def mask(model: Any, fraction: float, seed: int = 0, **limits: Any) -> int:
     return int(removed.sum())
 
 
-def remove(model: Any, fraction: float, *, seed: int = 0, folded: bool = False, **limits: Any) -> Removal:
+def remove(model: Any, fraction: float, *, seed: int = 0, folded: bool = False, x: Any = None) -> Removal:
     """Masks random units of a model with random weights, and shrinks it; checks the optimizer's slots on the way."""
-    removed = mask(model, fraction, seed, **limits)
+    removed = mask(model, fraction, seed)
     remember_in_slots(model)
     num_slots = check_slots(model)
     smaller = shrink(model)
     assert check_slots(smaller, folded=folded) == num_slots
-    x = random_inputs(model)
+    x = random_inputs(model) if x is None else x
     return Removal(model, smaller, x, outputs(model, x), removed)
 
 
