@@ -126,6 +126,7 @@ def _config(layer: Any, found: Dependencies, kept: Any) -> dict[str, Any]:
         if owner == id(layer):
             change(config, kept)
     if isinstance(layer, keras.Model) and "layers" in config:
+        _keep_single(config, layer)
         inner = {one.name: one for one in as_functional(layer).operations}
         if layer is not found.model:
             config.pop("build_input_shape", None)  # a Sequential model is built when it is called
@@ -146,6 +147,13 @@ def _config(layer: Any, found: Dependencies, kept: Any) -> dict[str, Any]:
             config[key]["config"] = _config(one, found, kept)
             config[key].pop("build_config", None)
     return config
+
+
+def _keep_single(config: dict[str, Any], model: Any) -> None:
+    """Keras 3.4 writes one input or output as a list of one, and makes a model of lists from it."""
+    for key, name in (("input_layers", "input"), ("output_layers", "output")):
+        if len(config.get(key, ())) == 1 and not isinstance(getattr(model, name), list | tuple | dict):
+            (config[key],) = config[key]
 
 
 def _held(layer: Any) -> dict[str, Any]:
