@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import pytest
 from channel_models import Case, conv, register  # type: ignore[import-not-found]
 from keras import layers
 
@@ -154,6 +155,8 @@ def transformer() -> Any:
 
 @case(narrower=("query", "key"), unseen={"attention/key/bias": _KEY_BIAS})
 def cross_attention() -> Any:
+    if tuple(map(int, keras.__version__.split(".")[:2])) < (3, 7):
+        pytest.skip("Keras attends to values of another width than the queries' from 3.7 on")
     query, value = keras.Input((3, FEATURES), name="words"), keras.Input((STEPS, 4), name="memory")
     queries, values = layers.Dense(8, name="query")(query), layers.Dense(10, name="key")(value)
     x = layers.MultiHeadAttention(4, 3, value_dim=2, name="attention")(queries, values)
