@@ -32,9 +32,13 @@ def multi_head_attention(trace: Trace, call: Call, flows: list[Flow]) -> Any:
     trace.part(out.bias, 0, ids, kind="bias")
     trace.edit_count(layer, "num_heads", heads)
 
+    taken = trace.line(query, -1, repr(trace.path))
+
     def change(config: dict[str, Any], kept: Kept) -> None:
-        # By default it is the query's, which may lose others. A tuple: Keras 3.4 cannot add a list to a shape.
-        config["output_shape"] = (int(kept(ids).sum()),)
+        size = int(kept(ids).sum())
+        # By default it is the query's, which may lose others; else it stays so: Keras 3.4 cannot read it from a file.
+        if config["output_shape"] is not None or size != int(kept(taken).sum()):
+            config["output_shape"] = (size,)  # a tuple: Keras 3.4 cannot add a list to a shape
 
     trace.edit(layer, "output_shape", change)
     result = Flow.along((*query.shape[:-1], len(ids)), -1, ids)
