@@ -22,8 +22,10 @@ def batch_normalization(trace: Trace, call: Call, flows: list[Flow]) -> Flow:
     # Keras 3.4 has no attribute where newer ones have None.
     trace.part(getattr(layer, "gamma", None), 0, ids, kind="scale")
     trace.part(getattr(layer, "beta", None), 0, ids, kind="shift")
-    trace.part(layer.moving_mean, 0, ids, kind="follow" if layer.scale else "mean")
-    trace.part(layer.moving_variance, 0, ids, kind="follow")
+    for name in ("moving_mean", "renorm_mean"):
+        trace.part(getattr(layer, name, None), 0, ids, kind="follow" if layer.scale else "mean")
+    for name in ("moving_variance", "moving_stddev", "renorm_stddev"):
+        trace.part(getattr(layer, name, None), 0, ids, kind="follow")
     if not layer.scale:
         constant = (ids != FIXED) & (values != 0)
         trace.channels.protect(ids[constant], f"{trace.path!r} takes them where they are not zero when they are pruned")
