@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import keras
@@ -205,6 +206,19 @@ def own_layer() -> Any:
 
     def body(x: Any) -> Any:
         return Scale(name="scale")(conv(8, name="trunk")(conv(6, activation="relu")(x)))
+
+    return image_model(body)
+
+
+@case(units=14, unseen=dict.fromkeys(("moving_stddev", "renorm"), "only training reads it"))
+def batch_renormalization() -> Any:
+    """With and without gamma; it remembers more of each channel."""
+    if "renorm" not in inspect.signature(layers.BatchNormalization).parameters:
+        pytest.skip("older Keras has no renormalization")
+
+    def body(x: Any) -> Any:
+        x = layers.ReLU()(layers.BatchNormalization(renorm=True)(conv(8)(x)))
+        return layers.ReLU()(layers.BatchNormalization(renorm=True, scale=False)(conv(6)(x)))
 
     return image_model(body)
 
