@@ -9,6 +9,8 @@ from typing import Any
 
 import keras
 
+from keras_prune.graph.rules import is_graph
+
 Shape = tuple[int | None, ...]
 
 
@@ -67,7 +69,7 @@ def as_functional(model: Any) -> Any:
     Raises:
         ValueError: only the code of a subclassed model knows what follows what, or it is not built.
     """
-    if not getattr(model, "inputs", None) or not getattr(model, "outputs", None):
+    if not is_graph(model):
         raise ValueError(
             f"model: expected a Sequential or functional model that is built, got {type(model).__name__} "
             f"{model.name!r}, of which only its code knows what follows a layer; build it with keras.Model(inputs, "

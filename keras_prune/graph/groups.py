@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -104,6 +104,7 @@ class Dependencies:
         minimum: units that each group keeps at least.
         trace: what `shrink` changes in configurations and arguments.
         numbers: channel of the trace -> unit.
+        tensors: units of slices and the like that nothing else is in: one of each stays, that they be not empty.
     """
 
     model: Any
@@ -115,6 +116,7 @@ class Dependencies:
     minimum: int
     trace: Trace
     numbers: dict[int, int]
+    tensors: tuple[np.ndarray, ...] = ()
 
     @property
     def free(self) -> list[Group]:
@@ -133,6 +135,9 @@ class Dependencies:
         """
         kept = ~np.asarray(removed, bool)
         order = np.zeros(self.num_units) if scores is None else np.asarray(scores)
+        for units in self.tensors:
+            if not kept[units].any():
+                kept[units[np.argmax(order[units])]] = True
         for group in self.groups:
             count, total = int(kept[group.units].sum()), len(group.units)
             wanted = total if group.protected is not None else self._wanted(count, total, group.width)
@@ -273,9 +278,16 @@ def _collect(model: Any, trace: Trace, *, round_to: int, minimum: int) -> Depend
     parts = {key: part for key, part in parts.items() if (part.units >= 0).any()}
     sites = _sites(trace, units)
     groups = _groups(trace, makers, numbers, parts=parts, sites=sites)
-    return Dependencies(
-        model, tuple(parts.values()), groups, len(numbers), dict(trace.untraced), round_to, minimum, trace, numbers
-    )
+    values = (tuple(parts.values()), groups, len(numbers), dict(trace.untraced), round_to, minimum, trace, numbers)
+    return Dependencies(model, *values, _tensors(trace, groups, units))
+
+
+def _tensors(trace: Trace, groups: tuple[Group, ...], units: Callable[[np.ndarray], np.ndarray]) -> Any:
+    """Units of tensors that could become empty, though each group keeps one."""
+    whole = [set(group.units.tolist()) for group in groups]
+    found = {tuple(sorted(set(units(np.unique(trace.channels.roots(flow.ids))).tolist()))) for flow in trace.tensors}
+    kept = [one for one in sorted(found) if FIXED not in one and not any(group <= set(one) for group in whole)]
+    return tuple(np.array(one) for one in kept)
 
 
 def _groups(

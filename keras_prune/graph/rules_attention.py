@@ -17,9 +17,10 @@ def multi_head_attention(trace: Trace, call: Call, flows: list[Flow]) -> Any:
     given = dict(zip(("query", "value", "key"), call.args, strict=False)) | call.kwargs
     query, value = given["query"], given["value"]
     key = value if given.get("key") is None else given["key"]
-    if query.rank != 3 or len(layer.query_dense.kernel.shape) != 3:
-        trace.stop(flows, f"{trace.path!r} attends over more than one axis")
-        trace.untraced[trace.path] = "attends over more than one axis"
+    if query.rank != 3 or len(layer.query_dense.kernel.shape) != 3 or len(layer.output_dense.kernel.shape) != 3:
+        reason = "attends over more than one axis, or makes more than one of channels"
+        trace.stop(flows, f"{trace.path!r} {reason}")
+        trace.untraced[trace.path] = reason
         return []
     heads = trace.make(layer.value_dense.kernel, 1)
     for flow, dense in ((query, layer.query_dense), (key, layer.key_dense), (value, layer.value_dense)):

@@ -86,6 +86,8 @@ def prelu(trace: Trace, call: Call, flows: list[Flow]) -> Flow:
 def spatial(trace: Trace, call: Call, flows: list[Flow]) -> Flow:
     """Works within each channel's map; a constant stays one."""
     flow = _maps(trace, call.layer, flows[0])
+    if getattr(call.layer, "pad_to_aspect_ratio", False):  # with another value beside a constant
+        flow = dataclasses.replace(flow, value=np.full_like(flow.values(), np.nan))
     return dataclasses.replace(flow, shape=output_shape(call.layer, flow))
 
 

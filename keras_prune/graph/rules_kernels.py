@@ -149,6 +149,10 @@ def einsum_dense(trace: Trace, call: Call, flows: list[Flow]) -> Flow:
             trace.take(layer.kernel, letters.index(given[axis]), flow, flow_axis=axis)
         else:
             trace.stop([flow], f"{trace.path!r} works across another axis than theirs")
+    for axis in set(range(flow.rank)) - set(moving):
+        if given[axis] in letters and given[axis] not in results:  # of this call none; of another one perhaps
+            place = letters.index(given[axis])
+            trace.part(layer.kernel, place, np.full(layer.kernel.shape[place], FIXED), kind="follow")
     new = [letter for letter in letters if letter in results and letter not in given]
     if not new:
         return Flow.fixed(shape)
@@ -159,8 +163,7 @@ def einsum_dense(trace: Trace, call: Call, flows: list[Flow]) -> Flow:
         if letter not in (layer.bias_axes or ""):
             trace.channels.protect(ids, f"{trace.path!r} has a bias that does not count them")
         else:
-            order = [one for one in results if one in layer.bias_axes]
-            trace.part(layer.bias, order.index(letter) - len(order), ids, kind="bias")
+            trace.part(layer.bias, axis - len(results), ids, kind="bias")
 
     def change(config: dict[str, Any], kept: Any) -> None:
         form = config["output_shape"]

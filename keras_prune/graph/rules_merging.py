@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,7 @@ from keras_prune.graph.trace import Kept, Trace
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "Add": np.add, "Subtract": np.subtract, "Multiply": np.multiply, "Maximum": np.maximum, "Minimum": np.minimum,
-    "Average": lambda a, b: (a + b) / 2, "Divide": np.divide, "TrueDivide": np.divide, "Power": np.power,
+    "Divide": np.divide, "TrueDivide": np.divide, "Power": np.power,
 }  # fmt: skip
 
 
@@ -27,9 +28,24 @@ def merge(trace: Trace, call: Call, flows: list[Flow]) -> Flow:
     name = type(call.layer).__name__
     operands = call.args[0] if isinstance(call.args[0], (list, tuple)) else [*call.args, *call.kwargs.values()]
     result, *others = [_operand(trace, value) for value in operands]
+    if isinstance(call.layer, keras.Layer):  # layers add missing axes behind the batch
+        result, *others = _of_same_rank([result, *others])
     for other in others:
-        result = _merge(trace, result, other, name=name)
+        result = _merge(trace, result, other, name="Add" if name == "Average" else name)
+    if name == "Average":
+        result = dataclasses.replace(result, value=result.value / len(operands))
     return result
+
+
+def _of_same_rank(flows: list[Flow]) -> list[Flow]:
+    rank = max(flow.rank for flow in flows)
+
+    def longer(flow: Flow) -> Flow:
+        axes = tuple(range(1, 1 + rank - flow.rank))
+        shape = (*flow.shape[:1], *[1] * len(axes), *flow.shape[1:])
+        return Flow(shape, np.expand_dims(flow.ids, axes), np.expand_dims(flow.values(), axes))
+
+    return [longer(flow) if flow.rank < rank else flow for flow in flows]
 
 
 @operator_rule("layer CustomScaleLayer")
@@ -39,15 +55,11 @@ def scaled_sum(trace: Trace, call: Call, flows: list[Flow]) -> Flow:
 
 
 def _operand(trace: Trace, value: Any) -> Flow:
-    """A flow; a constant is one of its own value, without channels and of length 1 where it does not change."""
+    """A flow; a constant is one of its own value, without channels."""
     if isinstance(value, Flow):
         return trace.compress(value)
     array = np.asarray(keras.ops.convert_to_numpy(value), np.float64)
-    same = array.size > 0 and (array == array.flat[0]).all()
-    shape = (1,) * array.ndim if same else array.shape
-    return _Constant(
-        shape, np.full((1,) * array.ndim, FIXED), array if not same else array.reshape(-1)[:1].reshape(shape)
-    )
+    return _Constant(array.shape, np.full((1,) * array.ndim, FIXED), array)
 
 
 class _Constant(Flow):
@@ -117,18 +129,21 @@ def _has_axis(flow: Flow, other: Flow) -> bool:
 
 @layer_rule("Concatenate")
 @operator_rule("Concatenate")
-def concatenate(trace: Trace, call: Call, flows: list[Flow]) -> Flow:
+def concatenate(trace: Trace, call: Call, flows: list[Flow]) -> Any:
     """One after the other on the axis of channels; or channels at the same place go together."""
+    if not _all_tensors(trace, call, flows):
+        return []
     axis = call.layer.axis % flows[0].rank
+    if not any(trace.compress(flow).varies(axis) for flow in flows):
+        _unite_places(trace, flows)
     parts = [_expand(trace.compress(flow), axis) for flow in flows]
     if any(part is None for part in parts):  # of unknown length
         if any(trace.compress(flow).varies(axis) for flow in flows):
             raise AssertionError(f"{trace.path}: channels on an axis of unknown length")
         result = trace.compress(flows[0])
-        for flow in flows[1:]:
-            trace.channels.unite(result.ids, flow.ids, f"{trace.path!r} joins them with places that stay")
         size: int | None = None
-        ids, value = result.ids, np.where(result.value == 0, 0.0, np.nan)
+        zero = np.logical_and.reduce(np.broadcast_arrays(*(flow.values() == 0 for flow in flows)))
+        ids, value = result.ids, np.where(zero, 0.0, np.nan)
     else:
         form = list(np.broadcast_shapes(*(_without(part.ids.shape, axis) for part in parts)))
         ids = np.concatenate([_to(part.ids, form, axis) for part in parts], axis)
@@ -137,6 +152,21 @@ def concatenate(trace: Trace, call: Call, flows: list[Flow]) -> Flow:
     shape = list(flows[0].shape)
     shape[axis] = size
     return trace.rectangular(Flow(tuple(shape), ids, value))
+
+
+def _all_tensors(trace: Trace, call: Call, flows: list[Flow]) -> bool:
+    """Whether what is joined are tensors of the model alone; beside constants channels must stay."""
+    given = call.args[0] if call.args else next(iter(call.kwargs.values()))
+    if isinstance(given, Flow) or all(isinstance(one, Flow) for one in given):
+        return True
+    trace.stop(flows, f"{trace.path!r} joins them with a constant")
+    return False
+
+
+def _unite_places(trace: Trace, flows: list[Flow]) -> None:
+    """Channels at the same place of tensors go together."""
+    for flow in flows[1:]:
+        trace.channels.unite(flows[0].ids, flow.ids, f"{trace.path!r} joins them with places that stay")
 
 
 def _expand(flow: Flow, axis: int) -> Any:
@@ -157,10 +187,13 @@ def _to(array: np.ndarray, form: list[int], axis: int) -> np.ndarray:
 
 
 @operator_rule("Stack")
-def stack(trace: Trace, call: Call, flows: list[Flow]) -> Flow:
+def stack(trace: Trace, call: Call, flows: list[Flow]) -> Any:
     """Beside one another on a new axis: channels at the same place go together."""
+    if not _all_tensors(trace, call, flows):
+        return []
     rank = flows[0].rank + 1
     axis = call.layer.axis % rank
+    _unite_places(trace, flows)
     flows = [trace.compress(flow) for flow in flows]
     form = np.broadcast_shapes(*(flow.ids.shape for flow in flows))
     ids = np.stack([np.broadcast_to(flow.ids, form) for flow in flows], axis)

@@ -42,6 +42,8 @@ def joint_normalization(trace: Trace, call: Call, flows: list[Flow]) -> Flow:
     axes = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
     if any(flow.varies(axis) for axis in axes):
         if kind == "UnitNormalization":  # zeros add nothing to the norm
+            constant = (flow.ids != FIXED) & (flow.values() != 0)
+            trace.channels.protect(flow.ids[constant], f"{trace.path!r} counts what pruned ones are in the norm")
             return flow
         if not trace.exact and len(axes) == 1:
             return _scaled(trace, layer, flow, axis=axes[0])

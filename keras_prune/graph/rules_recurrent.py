@@ -32,9 +32,10 @@ def recurrent(trace: Trace, call: Call, flows: list[Flow]) -> Any:
     if value_after(layer.activation, 0.0) != 0:
         trace.channels.protect(ids, f"{trace.path!r} has an activation that is not zero at zero")
     for state in states:
-        trace.channels.unite(
-            trace.line(state, -1, repr(trace.path)), ids, f"{trace.path!r} begins with a state that stays"
-        )
+        line = trace.line(state, -1, repr(trace.path))
+        trace.channels.unite(line, ids, f"{trace.path!r} begins with a state that stays")
+        constant = trace.line_values(state, -1, len(line)) != 0
+        trace.channels.protect(ids[constant], f"{trace.path!r} begins with a state that is not zero when it is pruned")
     return _results(layer, flow, ids)
 
 
@@ -54,7 +55,8 @@ def bidirectional(trace: Trace, call: Call, flows: list[Flow]) -> Any:
     """Both directions lose the same neurons, as one is made from the other's configuration."""
     layer = call.layer
     pair = [layer.forward_layer, layer.backward_layer]
-    if any(type(one).__name__ not in _GATES for one in pair) or len(flows) > 1:
+    kinds = {(type(one).__name__, getattr(one, "units", None)) for one in pair}
+    if len(kinds) > 1 or type(pair[0]).__name__ not in _GATES or len(flows) > 1:
         trace.stop(flows, f"{trace.path!r} is a Bidirectional of layers or with states that no rule knows")
         trace.untraced[trace.path] = "no rule knows what is in it"
         return []

@@ -27,6 +27,9 @@ def reshaped(trace: Trace, flow: Flow, shape: Shape) -> Flow:
     flow = trace.compress(flow)
     if flow.shape == shape:
         return flow
+    if flow.varies(0):
+        trace.stop([flow], f"{trace.path!r} reshapes a tensor with channels on its first axis")
+        return Flow.fixed(shape)
     if not any(flow.varies(axis) for axis in range(flow.rank)):
         trace.stop([flow], f"{trace.path!r} gives a single channel another shape")
         return Flow.fixed(shape)
@@ -169,6 +172,8 @@ def squeeze(trace: Trace, call: Call, flows: list[Flow]) -> Flow:
         [i for i, n in enumerate(flow.shape) if n == 1] if axis is None else [axis] if isinstance(axis, int) else axis
     )
     axes = tuple(a % flow.rank for a in given)
+    if axis is None:  # a single channel that is left is no axis to lose
+        trace.edit(call.layer, "axis", lambda config, kept: config.update(axis=axes))
     shape = tuple(n for i, n in enumerate(flow.shape) if i not in axes)
     return Flow(shape, np.squeeze(flow.ids, axes), np.squeeze(flow.values(), axes))
 
@@ -188,6 +193,8 @@ def reduce(trace: Trace, call: Call, flows: list[Flow]) -> Flow:
         trace.stop([flow], f"{trace.path!r} ({type(layer).__name__}) computes over all of them")
         flow = Flow.fixed(kept)
     value = np.where(flow.values() == 0, 0.0, np.nan if type(layer).__name__ == "Sum" else flow.values())
+    if getattr(layer, "initial", None) is not None:  # of maxima and minima
+        value = np.full_like(value, np.nan)
     if getattr(layer, "keepdims", False):
         return Flow(kept, flow.ids, value)
     shape = tuple(n for i, n in enumerate(flow.shape) if i not in axes)
@@ -199,6 +206,7 @@ def pad(trace: Trace, call: Call, flows: list[Flow]) -> Flow:
     """Zeros on any axis; on that of the channels new ones, which nothing makes, come beside them."""
     layer, flow = call.layer, trace.compress(flows[0])
     widths = [tuple(width) for width in layer.pad_width]
+    widths = widths * flow.rank if len(widths) == 1 else widths
     shape = tuple(None if n is None else n + sum(width) for n, width in zip(flow.shape, widths, strict=True))
     filling = call.kwargs.get("constant_values") or 0
     zeros = layer.mode == "constant" and not filling
@@ -214,12 +222,14 @@ def pad(trace: Trace, call: Call, flows: list[Flow]) -> Flow:
     front, back = _padding(trace, layer, widths[axis])
 
     def change(config: dict[str, Any], kept: Kept) -> None:
-        new = [list(width) for width in config["pad_width"]]
+        new = [list(width) for width in widths]
         new[axis] = [int(kept(front).sum()), int(kept(back).sum())]
         config["pad_width"] = new
 
     trace.edit(layer, "pad_width", change)
     values = trace.line_values(flow, axis, len(line))
+    if any(sum(width) for i, width in enumerate(widths) if i != axis):  # zeros beside a constant
+        values = np.where(values == 0, 0.0, np.nan)
     ids = np.concatenate([front, line, back])
     return Flow.along(shape, axis, ids, value=np.concatenate([np.zeros(before), values, np.zeros(after)]))
 
@@ -233,7 +243,7 @@ def _padding(trace: Trace, layer: Any, widths: tuple[int, int]) -> tuple[np.ndar
 
 
 @operator_rule("GetItem")
-def get_item(trace: Trace, call: Call, flows: list[Flow]) -> Flow:
+def get_item(trace: Trace, call: Call, flows: list[Flow]) -> Any:
     """``x[..., 4:8]``: slices, single places, new axes."""
     flow = trace.compress(flows[0])
     key = call.args[1] if len(call.args) > 1 else call.kwargs["key"]
@@ -260,8 +270,9 @@ def get_item(trace: Trace, call: Call, flows: list[Flow]) -> Flow:
                 start, stop, step = one.indices(size)
                 line = trace.line(flow, axis, repr(trace.path))
                 if step != 1:
-                    trace.channels.protect(line, f"{trace.path!r} takes every {step}th of them")
-                bounds[number] = (line, start, stop)
+                    trace.channels.protect(line, f"{trace.path!r} takes them with steps of {step}")
+                else:
+                    bounds[number] = (line, start, stop)
             index.append(one if flow.varies(axis) else slice(None))
             shape.append(size if whole else length)
         elif isinstance(one, int):
@@ -270,7 +281,7 @@ def get_item(trace: Trace, call: Call, flows: list[Flow]) -> Flow:
             index.append(one if flow.varies(axis) else 0)
         else:
             trace.stop([flow], f"{trace.path!r} takes places by {one!r}")
-            return Flow.fixed(())
+            return []
         axis += 1
     if bounds:
         _edit_slices(trace, call, count=len(keys), bounds=bounds)

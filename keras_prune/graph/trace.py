@@ -73,6 +73,7 @@ class Trace:
         self.inputs: dict[int, dict[int, np.ndarray]] = {}  # by id(input layer): axis -> channels
         self.untraced: dict[str, str] = {}  # layers with weights that no rule looks into -> why
         self.flows: list[tuple[Any, str, Flow]] = []  # (layer, path, its first output) in order
+        self.tensors: list[Flow] = []  # all results
         self.chains: list[tuple[str, str]] = []  # (layer's path, path of the only layer that takes its output)
         self._path: list[str] = []
 
@@ -154,20 +155,18 @@ class Trace:
         ids = self.line(flow, flow_axis, repr(self.path))
         values = self.line_values(flow, flow_axis, len(ids))
         constant = (ids != FIXED) & (values != 0)  # also NaN
-        if constant.any():
-            known = self.folds.get(id(kernel))
-            new = Fold(kernel, axis % len(kernel.shape), ids, np.where(constant, values, 0.0), bias)
-            if (
-                bias is None
-                or not np.isfinite(new.values).all()
-                or (known and not np.array_equal(known.values, new.values))
-            ):
-                self.channels.protect(
-                    ids[constant], f"{self.path!r} takes them where they are not zero when they are pruned"
-                )
-            else:
-                self.folds[id(kernel)] = new
+        new = Fold(kernel, axis % len(kernel.shape), ids, np.where(constant, values, 0.0), bias)
+        known = self.folds.setdefault(id(kernel), new)  # of the layer's first call, also where nothing is constant
+        same = np.array_equal(known.values, new.values)  # NaN is not
+        if constant.any() and (bias is None or not np.isfinite(new.values).all()):
+            self._refuse_constants(ids[constant])
+        elif not same:
+            differs = known.values != new.values
+            self._refuse_constants(np.concatenate([ids[differs], known.ids[differs]]))
         self.part(kernel, axis, ids, kind="follow")
+
+    def _refuse_constants(self, ids: np.ndarray) -> None:
+        self.channels.protect(ids, f"{self.path!r} takes them where they are not zero when they are pruned")
 
     def compress(self, flow: Flow) -> Flow:
         """The flow with length 1 wherever channels do not change along an axis."""
@@ -229,6 +228,7 @@ class Trace:
             results = self.layer(call, known)
             for number, flow in enumerate(results if isinstance(results, (list, tuple)) else [results]):
                 known[Ref(call.layer.name, call.index, number)] = flow
+                self.tensors.append(flow)
         self._note_chains(calls)
         return [known.get(ref, Flow.fixed(ref.shape)) for ref in calls.outputs]
 

@@ -1,0 +1,191 @@
+"""Corners of models: what a shrunk model computes where constants, slices, shared and custom layers meet."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import shrink_checks as checks  # type: ignore[import-not-found]
+from keras import layers, ops
+
+import keras_prune
+from keras_prune.graph import dependencies
+
+
+def vector(body, size=5, **options):
+    """A model of vectors."""
+    inputs = keras.Input((size,), **options)
+    return keras.Model(inputs, body(inputs))
+
+
+def sequence(body, **options):
+    """A model of six steps of five numbers."""
+    inputs = keras.Input((6, 5), **options)
+    return keras.Model(inputs, body(inputs))
+
+
+def image(body):
+    """A model of small images."""
+    inputs = keras.Input((4, 4, 3))
+    return keras.Model(inputs, body(inputs))
+
+
+def shared(*activations):
+    """A layer with a bias that takes the same channels behind several activations."""
+    last = layers.Dense(4)
+
+    def body(x):
+        x = layers.Dense(8)(x)
+        return [last(layers.Activation(name)(x)) for name in activations]
+
+    return vector(body)
+
+
+def halves(join):
+    """What joins both halves of a layer's channels."""
+    return vector(lambda x: layers.Dense(3)(layers.Flatten()(join(*ops.split(layers.Dense(8)(x), 2, -1)))))
+
+
+def sigmoid_map(behind):
+    """Maps that are 0.5 where they are pruned, and a convolution that could take this into its bias."""
+    return image(lambda x: layers.Conv2D(3, 2)(behind(layers.Conv2D(8, 1, activation="sigmoid")(x))))
+
+
+def first_axis(x):
+    a, b = ops.split(layers.Permute((2, 1))(layers.Dense(8)(x)), 2, 1)
+    return layers.Dense(3)(layers.Flatten()(ops.concatenate([a, b], -1)))
+
+
+def begun(activation):
+    """A GRU that begins with channels of another layer."""
+
+    def body(x):
+        state = layers.Dense(8, activation=activation)(x[:, 0])
+        return layers.Dense(3)(layers.GRU(8)(x, initial_state=state))
+
+    return sequence(body)
+
+
+def slices(x):
+    x = layers.Conv2D(4, 1)(x)
+    return [
+        layers.Conv2D(3, 1)(x[..., :2]),
+        layers.Dense(3)(ops.mean(x[..., 2:3], -1)),
+        layers.Conv2D(2, 1)(x[..., 3:]),
+    ]
+
+
+def einsum(*free):
+    """A product that is called with channels that may go and with the data."""
+    product = layers.EinsumDense("abc,cd->abd", output_shape=(None, 4))
+    return sequence(lambda x: [product(layers.Dense(5)(x) if is_free else x) for is_free in free])
+
+
+def permuted_einsum(x):
+    x = layers.EinsumDense("abc,dec->adbe", output_shape=(4, None, 3), bias_axes="de")(x)
+    return layers.EinsumDense("adbe,dec->abc", output_shape=(None, 5), bias_axes="c")(x)
+
+
+class Standardized(layers.Conv2D):
+    """Centres its kernel over its inputs, so that a missing one would change the others."""
+
+    def convolution_op(self, inputs, kernel):
+        return super().convolution_op(inputs, kernel - ops.mean(kernel, axis=[0, 1, 2], keepdims=True))
+
+
+def average(x):
+    x = layers.Dense(8)(x)
+    return layers.Dense(3)(layers.Average()([layers.Activation(name)(x) for name in ("sigmoid", "relu", "tanh")]))
+
+
+def constants_in_time(x):
+    x = layers.Dense(8)(x)
+    return layers.Dense(3)(ops.concatenate([layers.ReLU()(x), layers.Activation("sigmoid")(x)], 1))
+
+
+def with_constant(join):
+    """Channels and an array of the program."""
+    return vector(lambda x: layers.Dense(3)(join(layers.Dense(8)(x))), batch_size=checks.BATCH)
+
+
+# name -> (model, how many units may go)
+CASES = {
+    "one bias, other constants": (lambda: shared("relu", "sigmoid"), 0),
+    "one bias, the constants first": (lambda: shared("sigmoid", "relu"), 0),
+    "one bias, the same constants": (lambda: shared("sigmoid", "sigmoid"), 8),
+    "average of three": (lambda: vector(average), 8),
+    "constants beside zeros in time": (lambda: sequence(constants_in_time), 0),
+    "steps of 2": (
+        lambda: image(lambda x: layers.Conv2D(3, 1)(layers.Conv2D(2, 1)(layers.Conv2D(8, 1)(x)[..., ::2]))),
+        2,
+    ),
+    "backwards": (lambda: image(lambda x: layers.Conv2D(3, 1)(layers.Conv2D(8, 1)(x)[..., ::-1])), 0),
+    "a constant beside zeros": (lambda: sigmoid_map(lambda x: ops.pad(x, [[0, 0], [1, 1], [1, 1], [0, 2]])), 0),
+    "a constant beside a frame": (lambda: sigmoid_map(layers.Resizing(5, 3, pad_to_aspect_ratio=True)), 0),
+    "a maximum with a number": (
+        lambda: sequence(lambda x: layers.Dense(3)(ops.max(layers.Dense(8)(x), 1, initial=1.0))),
+        0,
+    ),
+    "norm of constants": (
+        lambda: vector(lambda x: layers.Dense(3)(layers.UnitNormalization()(layers.Dense(8, activation="sigmoid")(x)))),
+        0,
+    ),
+    "a state of zeros": (lambda: begun("relu"), 8),
+    "a state of constants": (lambda: begun("sigmoid"), 0),
+    "times ones": (lambda: with_constant(lambda x: x * np.ones(8, "float32")), 0),
+    "plus ones": (lambda: with_constant(lambda x: x + ops.ones((8,))), 0),
+    "plus one": (lambda: with_constant(lambda x: x + ops.ones((1,))), 8),
+    "beside ones": (
+        lambda: with_constant(lambda x: ops.concatenate([x, np.ones((checks.BATCH, 2), "float32")], -1)),
+        0,
+    ),
+    "stacked on ones": (lambda: with_constant(lambda x: ops.stack([x, np.ones((checks.BATCH, 8), "float32")], 1)), 0),
+    "halves stacked": (lambda: halves(lambda a, b: ops.stack([a, b], -1)), 4),
+    "halves of the first axis": (lambda: sequence(first_axis), 4),
+    "slices that could be empty": (lambda: image(slices), 3),
+    "a vector plus a sequence": (
+        lambda: sequence(
+            lambda x: layers.Dense(3)(layers.Flatten()(layers.Add()([layers.Dense(8)(x[:, 0]), layers.Dense(8)(x)])))
+        ),
+        8,
+    ),
+    "attention with two axes of outputs": (
+        lambda: sequence(
+            lambda x: layers.Dense(3)(layers.Flatten()(layers.MultiHeadAttention(4, 3, output_shape=(4, 5))(x, x)))
+        ),
+        0,
+    ),
+    "all axes of length 1": (lambda: image(lambda x: layers.Dense(3)(ops.squeeze(layers.Conv2D(8, (1, 4))(x)))), 8),
+    "a shared product": (lambda: einsum(False, True), 0),
+    "a shared product, free first": (lambda: einsum(True, False), 0),
+    "a product with a bias of two axes": (lambda: sequence(permuted_einsum), 4),
+    "a layer with another kernel": (lambda: image(lambda x: Standardized(4, 3)(layers.Conv2D(8, 1)(x))), 0),
+}
+
+
+def shrunk(model, seed):
+    """The model with random weights and zeros in random units, up to all of a group; and shrunk."""
+    checks.randomize(model, seed)
+    deps = dependencies(model)
+    rng = np.random.default_rng(seed)
+    removed = np.zeros(deps.num_units, bool)
+    for group in deps.free:
+        removed[group.units] = rng.random(len(group.units)) < rng.choice([0.4, 0.7, 1.0])
+    deps.set_zero(removed)
+    return keras_prune.shrink(model)
+
+
+def check_same(model, small):
+    x = checks.random_inputs(model)
+    assert checks.difference(checks.outputs(small, x), checks.outputs(model, x)) <= checks.TOLERANCE
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_shrunk_models_compute_the_same(name):
+    build, units = CASES[name]
+    keras.utils.set_random_seed(0)
+    for seed in range(3):
+        model = build()
+        deps = dependencies(model)
+        assert sum(len(group.units) for group in deps.free) == units, str(deps)
+        check_same(model, shrunk(model, seed))
