@@ -60,7 +60,8 @@ class Settings:
         levels: shares of the dense model's FLOPs, falling.
         size: of the network's input, pixels.
         dense_epochs: of fine-tuning before pruning.
-        tune_epochs: of fine-tuning at each level.
+        tune_epochs: of fine-tuning, at each level.
+        labels: share of the labels in the loss of fine-tuning; the dense model's answers have the rest (`Distiller`).
         scratch_epochs: of training a pruned shape from scratch.
         num_units: removed at once.
         frequency: training steps from one removal to the next.
@@ -73,19 +74,22 @@ class Settings:
     levels: tuple[float, ...] = (0.5, 0.26)
     size: int = 96
     dense_epochs: int = 6
-    tune_epochs: int = 2
+    tune_epochs: tuple[int, ...] = (1, 3)
+    labels: float = 1.0
     scratch_epochs: int = 6
     num_units: int = 32
     frequency: int = 5
-    strength: float = 30.0
+    strength: float = 10.0
     limit: int | None = None
 
 
-_TINY = Settings(size=64, dense_epochs=1, tune_epochs=1, scratch_epochs=1, num_units=256, frequency=1, limit=13)
+_TINY = Settings(size=64, dense_epochs=1, tune_epochs=(1,), scratch_epochs=1, num_units=256, frequency=1, limit=13)
 SETTINGS = {
     "tiny": dataclasses.replace(_TINY, criteria=("taylor",), levels=(0.5,)),
     "small": Settings(),
-    "full": Settings(seeds=(0, 1, 2), levels=(0.6, 0.4, 0.26), tune_epochs=2, scratch_epochs=8, frequency=8),
+    "full": Settings(
+        seeds=(0, 1, 2), levels=(0.6, 0.4, 0.26), tune_epochs=(3, 3, 10), scratch_epochs=16, frequency=8, labels=0.3
+    ),
 }
 
 
@@ -124,8 +128,11 @@ def compile_model(model: keras.Model, rate: Any) -> None:
     model.compile(keras.optimizers.AdamW(rate, weight_decay=0.01), loss, metrics=["accuracy"])
 
 
-def fine_tune(model: keras.Model, task: Task, *, rate: float, epochs: int) -> None:
+def fine_tune(model: keras.Model, task: Task, *, rate: float, epochs: int, teacher: keras.Model | None = None) -> None:
     """Trains with a learning rate that rises for some steps and then falls to zero along a cosine."""
+    share = task.settings.labels
+    if teacher is not None and share < 1:
+        model = keras_prune.Distiller(model, teacher, temperature=2.0, alpha=share, from_logits=True)
     data = flowers_data.training_batches(task.train, task.settings.size)
     steps = epochs * len(data)
     rise = min(60, steps // 4)
@@ -178,7 +185,7 @@ def remove_channels(model: keras.Model, task: Task, *, criterion: str, fraction:
     schedule = keras_prune.Greedy(task.settings.num_units, frequency=task.settings.frequency, target=target)
     scores = keras_prune.Regularized(CRITERIA[criterion](), "flops", task.settings.strength)
     prune = keras_prune.PruneCallback(schedule, criterion=scores, pattern=keras_prune.Channel())
-    compile_model(model, 1e-4)
+    compile_model(model, 3e-4)
     data = flowers_data.training_batches(task.train, task.settings.size)
     model.fit(data, epochs=100, shuffle=False, verbose=2, callbacks=[prune, StopAt(target)])
     return keras_prune.shrink(model)
@@ -188,13 +195,13 @@ def run_pruning(task: Task, criterion: str, seed: int) -> None:
     """Passes through all levels, each from the one before."""
     before = f"dense_seed{seed}"
     dense = task.runs.need(before)["flops"]
-    for level in task.settings.levels:
+    for level, epochs in zip(task.settings.levels, task.settings.tune_epochs, strict=True):
         name = f"{criterion}_{level:g}_seed{seed}"
         if not task.runs.result(name):
             keras.utils.set_random_seed(seed)
             fraction = level * dense / task.runs.need(before)["flops"]
             model = remove_channels(task.runs.model(before), task, criterion=criterion, fraction=fraction)
-            fine_tune(model, task, rate=2e-4, epochs=task.settings.tune_epochs)
+            fine_tune(model, task, rate=5e-4, epochs=epochs, teacher=task.runs.model(f"dense_seed{seed}"))
             finish(task, name, model)
         before = name
 
@@ -207,7 +214,8 @@ def run_scratch(task: Task, seed: int) -> None:
             continue
         keras.utils.set_random_seed(seed)
         model = keras.models.clone_model(task.runs.model(f"taylor_{level:g}_seed{seed}"), clone_function=reinitialized)
-        fine_tune(model, task, rate=1e-3, epochs=task.settings.scratch_epochs)
+        teacher = task.runs.model(f"dense_seed{seed}")
+        fine_tune(model, task, rate=1e-3, epochs=task.settings.scratch_epochs, teacher=teacher)
         finish(task, name, model)
 
 
