@@ -33,11 +33,11 @@ ALIGNMENT = 64
 PAIRS = 8
 
 
-def randomize(model: Any, seed: int = 0) -> None:
-    """Random weights that neither fade nor grow with depth (He et al. 2015)."""
+def randomize(model: Any, seed: int = 0, *, kept: float = 1.0) -> None:
+    """Random weights that neither fade nor grow with depth (He et al. 2015), where this share of the inputs is kept."""
     rng = np.random.default_rng(seed)
     for variable in model.trainable_variables:
-        variable.assign(_random(variable, rng))
+        variable.assign(_random(variable, rng, kept))
 
 
 def measure_statistics(model: Any, seed: int = 0) -> None:
@@ -53,7 +53,7 @@ def measure_statistics(model: Any, seed: int = 0) -> None:
         layer.momentum = momentum
 
 
-def _random(variable: Any, rng: np.random.Generator) -> np.ndarray:
+def _random(variable: Any, rng: np.random.Generator, kept: float) -> np.ndarray:
     """Values of one weight, by what it is."""
     shape = tuple(variable.shape)
     if variable.name in {"gamma", "scale"}:
@@ -65,7 +65,7 @@ def _random(variable: Any, rng: np.random.Generator) -> np.ndarray:
     if len(shape) < 2 or "bias" in variable.name or variable.name == "beta":
         return rng.normal(scale=0.3, size=shape)
     gain = 1 if "recurrent" in variable.name else 2
-    return rng.normal(scale=math.sqrt(gain / fan_in(variable)), size=shape)
+    return rng.normal(scale=math.sqrt(gain / (kept * fan_in(variable))), size=shape)
 
 
 def fan_in(variable: Any) -> int:
