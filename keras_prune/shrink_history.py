@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pathlib
@@ -104,7 +105,7 @@ class ShrinkHistory:
 
 
 def _rounds(content: Any) -> Sequence[Any]:
-    if content["version"] != _VERSION:
+    if type(content["version"]) is not int or content["version"] != _VERSION:
         raise ValueError(f"version {content['version']!r}")
     return content["rounds"]
 
@@ -112,7 +113,8 @@ def _rounds(content: Any) -> Sequence[Any]:
 def _group(entry: Any) -> tuple[str, int, list[int]]:
     name, size, places = entry
     whole = all(isinstance(number, int) and not isinstance(number, bool) for number in (size, *places))
-    if not isinstance(name, str) or not whole or not all(0 <= place < size for place in places):
+    rising = all(a < b for a, b in itertools.pairwise([-1, *places, size])) if whole else False
+    if not isinstance(name, str) or not rising or not len(places) < size:  # each group keeps a unit
         raise ValueError(f"group {str(name)[:80]!r}")
     return name, size, list(places)
 

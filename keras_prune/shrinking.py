@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,7 +35,8 @@ def shrink(model: Any, *, round_to: int = 1, minimum: int = 1, exact: bool = Tru
 
     Returns:
         A new plain model without masks: same inputs, outputs and names, with the weights; compiled as the model was,
-        with the optimizer's state.
+        with the optimizer's state, but for what it keeps of sums over channels (Adafactor). It is of Keras's own
+        class: a `train_step` of a subclass of `keras.Model` is not in it.
 
     Raises:
         TypeError: not a Keras 3 model.
@@ -75,7 +77,8 @@ def remove_units(found: Dependencies, removed: np.ndarray) -> Any:
         if id(old) in folded:
             values = values + _contribution(folded[id(old)], found, kept).astype(values.dtype)
         variable.assign(_taken(values, indices.get(id(old), {})))
-    compile_as(found.model, new)
+    with keras.saving.custom_object_scope(_own_objects(found.model)):
+        compile_as(found.model, new)
     _carry_optimizers(found.model, new, indices)
     return new
 
@@ -106,22 +109,52 @@ def _rebuild(found: Dependencies, kept: np.ndarray) -> Any:
     """A model of the new sizes, with fresh weights."""
     model = found.model
     source = model if _is_of_keras(model) else as_functional(model)
-    own = (type(layer) for layer in layers_within(source) if not _is_of_keras(layer))
-    classes = {cls.__name__: cls for cls in own}
     config = _config(source, found, found.kept_ids(kept))
     config["name"] = model.name
-    with keras.saving.custom_object_scope(classes):
+    with keras.saving.custom_object_scope(_own_objects(model)):
         return type(source).from_config(config)
+
+
+def _own_objects(model: Any) -> dict[str, Any]:
+    """Name -> class or function of the user's own, as configurations name them.
+
+    Raises:
+        ValueError: two have the same name.
+    """
+    found: dict[str, Any] = {_function_name(one): one.function for one in _lambdas(model)}
+    holders = [*layers_within(model), *optimizers_of(model)]
+    for one in [*holders, *(value for holder in holders for value in vars(holder).values())]:
+        thing = one if isinstance(one, types.FunctionType) else type(one)
+        if _is_of_keras(one) or (thing is not one and not hasattr(one, "get_config")):
+            continue
+        if found.setdefault(thing.__name__, thing) is not thing:
+            raise ValueError(
+                f"shrink: expected classes and functions of different names, got two with the name {thing.__name__!r}; "
+                "give them different ones"
+            )
+    return found
+
+
+def _lambdas(model: Any) -> list[Any]:
+    return [layer for layer in layers_within(model) if isinstance(layer, keras.layers.Lambda)]
+
+
+def _function_name(layer: Any) -> str:
+    """By what the configuration names a Lambda's function, which cannot be written down."""
+    return f"function of {layer.name} {id(layer)}"
 
 
 def _is_of_keras(layer: Any) -> bool:
     """Whether a layer or model is of Keras' own class: others may take arguments that a configuration does not tell."""
-    return type(layer).__module__.startswith("keras.")
+    return (layer if isinstance(layer, types.FunctionType) else type(layer)).__module__.startswith("keras.")
 
 
 def _config(layer: Any, found: Dependencies, kept: Any) -> dict[str, Any]:
     """The configuration of a layer or model with the new sizes, and of all layers in it."""
     config = layer.get_config()
+    if isinstance(layer, keras.layers.Lambda):
+        name = _function_name(layer)
+        config["function"] = {"class_name": "function", "config": name, "registered_name": name}
     for (owner, _), change in found.trace.config_edits.items():
         if owner == id(layer):
             change(config, kept)
@@ -169,6 +202,18 @@ def _carry_optimizers(old: Any, new: Any, indices: Mapping[int, Mapping[int, np.
         if not before.built:
             continue
         after.build(new.trainable_variables)
-        owners = {id(slot): owner for owner, found in slots(before, old.trainable_variables).items() for slot in found}
-        for slot, fresh in zip(before.variables, after.variables, strict=True):
-            fresh.assign(_taken(np.asarray(slot), indices.get(owners.get(id(slot), 0), {})))
+        owned = slots(before, old.variables)  # also of those frozen since the optimizer was built
+        owners = {id(slot): owner for owner, found in owned.items() for slot in found}
+        left = [slot for slot in before.variables if owners.get(id(slot), 0) not in _frozen(old)]
+        carried = next((found for found in (before.variables, left) if len(found) == len(after.variables)), None)
+        if carried is None:  # built when other weights were trained: what it remembers cannot be told apart
+            after.iterations.assign(before.iterations)
+            continue
+        for slot, fresh in zip(carried, after.variables, strict=True):
+            values = _taken(np.asarray(slot), indices.get(owners.get(id(slot), 0), {}))
+            if values.shape == tuple(fresh.shape):  # else of sums over channels (Adafactor), which begin anew
+                fresh.assign(values)
+
+
+def _frozen(model: Any) -> set[int]:
+    return {id(variable) for variable in model.non_trainable_variables}

@@ -189,3 +189,81 @@ def test_shrunk_models_compute_the_same(name):
         deps = dependencies(model)
         assert sum(len(group.units) for group in deps.free) == units, str(deps)
         check_same(model, shrunk(model, seed))
+
+
+def doubled(x):
+    return 2 * ops.relu(x)
+
+
+OWN = {
+    "an activation": lambda x: layers.Dense(7)(layers.Dense(8, activation=doubled)(x)),
+    "a layer's activation": lambda x: layers.Dense(7)(layers.Activation(doubled)(layers.Dense(8)(x))),
+    "a lambda": lambda x: layers.Dense(7)(
+        layers.Lambda(lambda y: 2 * ops.relu(y), output_shape=(8,))(layers.Dense(8)(x))
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_functions_of_the_users_own_need_no_registration(name):
+    model = vector(lambda x: layers.Dense(3)(OWN[name](x)))
+    check_same(model, shrunk(model, 0))
+
+
+def test_two_classes_of_one_name_are_refused():
+    def times(factor):
+        class Times(keras.Layer):
+            def call(self, x):
+                return x * factor
+
+        return Times()
+
+    model = vector(lambda x: layers.Dense(3)(times(3)(times(2)(layers.Dense(8)(x)))))
+    with pytest.raises(ValueError, match="got two with the name 'Times'"):
+        keras_prune.shrink(model)
+
+
+class Outer(keras.Model):
+    """Computes more than its layers."""
+
+    def call(self, x, training=None, mask=None):
+        return super().call(x) + 1
+
+
+def test_a_functional_model_with_its_own_call_is_refused():
+    inputs = keras.Input((5,))
+    with pytest.raises(ValueError, match=r"got Outer .*only its code knows"):
+        keras_prune.shrink(Outer(inputs, layers.Dense(3)(inputs)))
+
+
+@pytest.mark.parametrize("optimizer", ["adafactor", "adam"])
+@pytest.mark.parametrize("freeze", [False, True])
+def test_optimizers_go_on(optimizer, freeze):
+    """Also where sums over channels cannot be carried over, and with a layer frozen since."""
+    model = vector(lambda x: layers.Dense(3)(layers.Dense(8)(x)))
+    model.compile(optimizer, "mse")
+    x, y = np.ones((4, 5), "float32"), np.ones((4, 3), "float32")
+    model.fit(x, y, verbose=0)
+    model.layers[1].trainable = not freeze
+    small = shrunk(model, 1)
+    check_same(model, small)
+    assert int(small.optimizer.iterations) == 1
+    small.fit(x, y, verbose=0)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of Keras when it quantizes
+def test_adapted_and_quantized_layers_stay():
+    model = vector(lambda x: layers.Dense(3)(layers.Dense(6)(layers.Dense(8)(x))))
+    model.layers[1].enable_lora(2)
+    assert [len(group.units) for group in dependencies(model).free] == [6]
+    model = vector(lambda x: layers.Dense(3)(layers.Dense(6)(layers.Dense(8)(x))))
+    model.layers[2].quantize("int8")
+    assert [len(group.units) for group in dependencies(model).free] == []
+
+
+@pytest.mark.parametrize("group", ['["a", 3, [1, 1]]', '["a", 3, [2, 1]]', '["a", 3, [0, 1, 2]]', '["a", -1, []]'])
+def test_histories_of_no_removal_are_refused(group, tmp_path):
+    path = tmp_path / "history.json"
+    path.write_text(f'{{"version": 1, "rounds": [[{group}]]}}', encoding="utf-8")
+    with pytest.raises(ValueError, match="expected a file written by save"):
+        keras_prune.ShrinkHistory.load(path)
