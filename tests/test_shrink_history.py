@@ -86,3 +86,19 @@ def test_what_is_saved_is_json(tmp_path):
     history.save(tmp_path / "history.json")
     content = json.loads((tmp_path / "history.json").read_text())
     assert content["rounds"][0][0] == ["first+second", 12, [0, 1, 2]]
+
+
+def test_names_that_keras_counts_up_are_the_same():
+    def unnamed():
+        return keras.Sequential([keras.Input((4,)), keras.layers.Dense(10), keras.layers.Dense(2)])
+
+    history = keras_prune.ShrinkHistory()
+    small = remove(unnamed(), 4, history)
+    assert history.replay(unnamed()).count_params() == small.count_params() == 44
+
+
+def test_another_layer_of_the_same_size_is_refused():
+    history = keras_prune.ShrinkHistory()
+    remove(keras.Sequential([keras.Input((4,)), keras.layers.Dense(10, name="a"), keras.layers.Dense(2)]), 4, history)
+    with pytest.raises(ValueError, match=r"the group \('a', 10\) at place 0, got \('b', 10\)"):
+        history.replay(keras.Sequential([keras.Input((4,)), keras.layers.Dense(10, name="b"), keras.layers.Dense(2)]))
