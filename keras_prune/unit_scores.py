@@ -104,7 +104,7 @@ def _observed(group: Group, criterion: Any, stats: UnitStatistics | None) -> np.
 
 def _by_units(group: Group, criterion: Any) -> np.ndarray | None:
     """From a criterion that scores units, not weights; None: it scores weights."""
-    if not isinstance(criterion, Criterion):
+    if not isinstance(criterion, Criterion) or type(criterion).score_units is Criterion.score_units:
         return None
     kernels, scales = ([_rows(part, group) for part in parts] for parts in (group.kernels, group.scales))
     try:
@@ -136,7 +136,14 @@ def _pooled(group: Group, criterion: Any, *, gradients_statistic: Callable[..., 
 
 def _zero(group: Group) -> np.ndarray:
     """Whether all kernels and scales of each unit are zero, (units,) bool."""
-    return ~np.any([_rows(part, group).any(axis=1) for part in (*group.kernels, *group.scales)], axis=0)
+    alive = np.zeros(len(group.units), bool)
+    for part in (*group.kernels, *group.scales):
+        weights = _float(part.variable)
+        rest = tuple(axis for axis in range(weights.ndim) if axis != part.axis)
+        places = positions(part.units, group.units)
+        there = (places >= 0) & (weights != 0).any(axis=rest)
+        alive[places[there]] = True
+    return ~alive
 
 
 def _rows(part: Part, group: Group) -> np.ndarray:
