@@ -40,7 +40,11 @@ class UnitMasks:
     def __init__(self, model: Any, pattern: Channel, layers: Layers = None) -> None:
         kernels = prunable(model, layers)
         self.deps: Dependencies = dependencies(
-            model, protected=tuple(pattern.protected), round_to=pattern.round_to, minimum=pattern.minimum
+            model,
+            protected=tuple(pattern.protected),
+            round_to=pattern.round_to,
+            minimum=pattern.minimum,
+            exact=pattern.exact,
         )
         self.left = _left(self.deps, kernels, model)
         self.groups: tuple[Group, ...] = tuple(g for g in self.deps.groups if g.name not in self.left)
@@ -60,11 +64,18 @@ class UnitMasks:
     def attach(self) -> bool:
         """Gives the variables masks; returns whether any had none."""
         new = attach(self.variables)
-        followers = [v for masks in self._group_masks for v in masks.followers if v.trainable]
-        new |= attach({str(id(variable)): variable for variable in followers})
+        new |= attach({str(id(variable)): variable for variable in self.followers})
+        for masks in self._group_masks:
+            masks.forget()
         for variable in self.variables.values():
             variable.constraint.follow = _Follow([m for m in self._group_masks if m.has_kernel(variable)])
         return new
+
+    @property
+    def followers(self) -> list[Any]:
+        """What is trained and masked with the kernels: biases, gammas, betas, depthwise kernels."""
+        found = {id(v): v for masks in self._group_masks for v in masks.followers if v.trainable}
+        return list(found.values())
 
     @property
     def kept(self) -> np.ndarray:
@@ -141,6 +152,7 @@ class _GroupMasks:
         self._kernels = [(p, places) for p, places in inside if id(p.variable) in all_kernels]
         self._others = [(p, places) for p, places in inside if id(p.variable) not in all_kernels]
         self.followers = list({id(part.variable): part.variable for part, _ in self._others}.values())
+        self._followed: np.ndarray | None = None  # the units that the followers' masks keep
 
     def has_kernel(self, variable: Any) -> bool:
         """Whether a kernel makes units of the group."""
@@ -164,19 +176,23 @@ class _GroupMasks:
                 np.moveaxis(mask, part.axis, 0)[gone] = 0
 
     def follow(self) -> None:
-        """Masks what is no kernel as the kernels' masks are now, and sets moving means to zero."""
+        """Masks what is no kernel as the kernels' masks are now, and sets it and moving means to zero."""
         kept = self.kept()
+        changed = self._followed is None or not np.array_equal(kept, self._followed)
         for part, places in self._others:
             keep = np.ones(len(places), bool)
             keep[places >= 0] = kept[places[places >= 0]]
             mask = _mask(part.variable)
-            if mask is None:
-                _zero(part, keep)
-                continue
-            new = mask.numpy()
-            np.moveaxis(new, part.axis, 0)[places >= 0] = keep[places >= 0].reshape(-1, *[1] * (new.ndim - 1))
-            mask.assign(new)
-            part.variable.assign(part.variable.constraint.apply_mask(part.variable))
+            if changed and mask is not None:
+                new = mask.numpy()
+                np.moveaxis(new, part.axis, 0)[places >= 0] = keep[places >= 0].reshape(-1, *[1] * (new.ndim - 1))
+                mask.assign(new)
+            _zero(part, keep)
+        self._followed = kept
+
+    def forget(self) -> None:
+        """Masks may be other ones than before."""
+        self._followed = None
 
 
 class _Follow:
@@ -195,7 +211,7 @@ def _mask(variable: Any) -> Any:
 
 
 def _zero(part: Part, keep: np.ndarray) -> None:
-    """Sets what is not kept of a variable without a mask to zero; it is not trained, or it is a moving mean."""
+    """Sets what is not kept of a variable to zero, if it is not; a look costs less than to write it."""
     values = part.variable.numpy()
     moved = np.moveaxis(values, part.axis, 0)
     if moved[~keep].any():

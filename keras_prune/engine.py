@@ -133,7 +133,7 @@ class Engine:
     def _gather(self, model: Any, masks: KernelMasks | UnitPruning, optimizer: Any) -> bool:
         """Has statistics gathered where the criterion wants them; returns whether the step must be traced anew."""
         self.gradients.gathers = masks.gathers or (self.regrow is not None and self.regrow.gathers)
-        self.gradients.watch(self.variables)
+        self.gradients.watch(self.variables, masks.followers)
         if masks.statistics is None or not masks.statistics.needed:
             return False
         masks.statistics.connect(model, optimizer)

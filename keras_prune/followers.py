@@ -42,12 +42,12 @@ class _Follow:
 
     def __init__(self, constraint: Any, followers: list[Any], output_axes: OutputAxes) -> None:
         self._constraint = constraint
-        self._followers = followers
+        self.followers = followers
         self._output_axes = output_axes
 
     def __call__(self) -> None:
         keep = to_rows(self._constraint.mask.numpy(), self._output_axes).any(axis=1)
-        for follower in self._followers:
+        for follower in self.followers:
             mask = getattr(follower.constraint, "mask", None)
             if mask is not None:  # strip has not removed it
                 mask.assign(keep.reshape(mask.shape))

@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_prune.criteria import Criterion
-from keras_prune.masks import scope_of
+from keras_prune.masks import mask_constraint, scope_of
 
 
 def innermost(optimizer: Any) -> Any:
@@ -57,11 +57,18 @@ class Gradients:
         self._mask = mask
         self.variables: dict[str, Any] = {}  # path -> what is pruned
         self._paths: dict[int, str] = {}  # identity of a variable -> its path
+        self._followers: dict[int, Any] = {}  # identity -> a variable that is masked with others
         self._undo: list[Callable[[], None]] = []
 
-    def watch(self, variables: Mapping[str, Any]) -> None:
-        """Takes the variables that are pruned; sums of those known already go on."""
+    def watch(self, variables: Mapping[str, Any], followers: Iterable[Any] = ()) -> None:
+        """Takes the variables that are pruned; sums of those known already go on.
+
+        Args:
+            variables: path -> what is pruned.
+            followers: what is masked with these; nothing is gathered there, but their gradients are masked too.
+        """
         self.variables = dict(variables)
+        self._followers = {id(form): v for v in followers for form in (v, v.value)}
         self._paths = {id(form): path for path, v in variables.items() for form in (v, v.value)}
         if not self.gathers:
             return
@@ -121,13 +128,14 @@ class Gradients:
         changed = list(gradients)
         for i, (gradient, variable) in enumerate(zip(gradients, variables, strict=True)):
             path = self._paths.get(id(variable))
-            if path is None:
-                continue
-            self.seen.add(path)
-            if self.gathers:
-                self.gather(path, gradient if gradient is None or scale is None else gradient / scale)
-            if self._mask and gradient is not None:
-                changed[i] = _masked(gradient, self.variables[path].constraint)
+            if path is not None:
+                self.seen.add(path)
+                if self.gathers:
+                    self.gather(path, gradient if gradient is None or scale is None else gradient / scale)
+            pruned = self._followers.get(id(variable)) if path is None else self.variables[path]
+            constraint = None if pruned is None else mask_constraint(pruned)
+            if self._mask and gradient is not None and constraint is not None:
+                changed[i] = _masked(gradient, constraint)
         return changed
 
 

@@ -44,6 +44,11 @@ class KernelMasks:
         return attach_followers(self._model, self.variables, self._recipe.pattern) or new
 
     @property
+    def followers(self) -> list[Any]:
+        """What is masked with the kernels' channels: biases, gammas, betas."""
+        return [v for kernel in self.variables.values() for v in getattr(kernel.constraint.follow, "followers", ())]
+
+    @property
     def gathers(self) -> bool:
         """Whether the criterion needs the gradients of the kernels."""
         return bool(getattr(self._recipe.criterion, "gathers", False))

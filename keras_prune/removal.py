@@ -172,7 +172,7 @@ def _left_of(model: Any, masks: UnitMasks, target: Target) -> Left:
     if target.quantity == "units":
         return masks.fraction
     if target.measure is not None:
-        return _Latency(model, target.measure)
+        return _Latency(model, target.measure, exact=masks.deps.trace.exact)
     costs = channel_costs(model, masks.deps)
     dense = costs.totals()[target.quantity]
     return lambda kept: costs.totals(kept)[target.quantity] / dense
@@ -181,9 +181,10 @@ def _left_of(model: Any, masks: UnitMasks, target: Target) -> Left:
 class _Latency:
     """Seconds of the model without the units that are zero now, measured, against those of the dense one."""
 
-    def __init__(self, model: Any, measure: Callable[[Any], float]) -> None:
+    def __init__(self, model: Any, measure: Callable[[Any], float], *, exact: bool) -> None:
         self._model = model
         self._measure = measure
+        self._exact = exact
         self._dense = measure(model)  # its zeros take time like other numbers
         self._known: tuple[bytes, float] | None = None  # of the last masks
 
@@ -191,6 +192,9 @@ class _Latency:
         """`kept` is what the model's masks keep."""
         key = np.packbits(kept).tobytes()
         if self._known is None or self._known[0] != key:
-            left = 1.0 if kept.all() else self._measure(keras_prune.shrink(self._model)) / self._dense
+            left = 1.0 if kept.all() else self._measure(self._shrunk()) / self._dense
             self._known = (key, left)
         return self._known[1]
+
+    def _shrunk(self) -> Any:
+        return keras_prune.shrink(self._model, exact=self._exact)

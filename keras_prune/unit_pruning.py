@@ -95,10 +95,10 @@ def make_masks(model: Any, recipe: Recipe, layers: Layers = None) -> KernelMasks
         )
     if not isinstance(pattern, Channel):
         return KernelMasks(model, recipe, layers)
-    if (pattern.round_to, pattern.minimum, pattern.protected) != (1, 1, ()):
+    if (pattern.round_to, pattern.minimum, pattern.protected, pattern.exact) != (1, 1, (), True):
         raise ValueError(
-            f"pattern: expected Channel() without round_to, minimum and protected for {why}, where each kernel is "
-            f"masked by itself, got {pattern!r}; leave them out, and choose with layers=..."
+            f"pattern: expected Channel() without round_to, minimum, protected and exact for {why}, where each kernel "
+            f"is masked by itself, got {pattern!r}; leave them out, and choose with layers=..."
         )
     if pattern.output_axes is None:
         logging.info("keras_prune: each kernel's channels are masked by themselves, and none can be removed: %s.", why)

@@ -226,6 +226,47 @@ def test_round_to_minimum_and_protected():
     assert zeros(kp.prune(residual(), 0.5, pattern=kp.Channel(protected="b"))) == (0, 3)
 
 
+def normalized(norm):
+    inputs = keras.Input((8, 8, 3))
+    x = norm(layers.Conv2D(8, 3, padding="same", name="a")(inputs))
+    model = keras.Model(inputs, layers.Dense(3)(layers.Flatten()(layers.ReLU()(x))))
+    model.compile("adam", "mse")
+    return model
+
+
+@pytest.mark.parametrize("norm", [layers.LayerNormalization, layers.GroupNormalization, layers.BatchNormalization])
+def test_inexact_lets_channels_under_a_normalization_go(norm):
+    model = normalized(norm(2) if norm is layers.GroupNormalization else norm())
+    if norm is not layers.BatchNormalization:
+        with pytest.raises(ValueError, match="expected channels that may go, got none"):
+            kp.prune(model, 0.5, pattern=kp.Channel())
+    kp.prune(model, 0.5, pattern=kp.Channel(exact=False))
+    assert zero_channels(model, "a").sum() == 4
+    small = kp.shrink(model, exact=False)
+    assert small.get_layer("a").filters == 4
+    np.testing.assert_array_equal(
+        small.get_layer("a").kernel.numpy(), model.get_layer("a").kernel.numpy()[..., ~zero_channels(model, "a")]
+    )
+    fit(small, epochs=1)
+
+
+@pytest.mark.parametrize("pattern", [kp.Channel(), kp.Channel(output_axes=-1)])
+def test_masked_gradients_are_those_of_whole_units(pattern):
+    def momentum(**options):
+        optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
+        model = residual(optimizer=optimizer)
+        fit(model, kp.PruneCallback(kp.ConstantSparsity(0.5, frequency=100), pattern=pattern, **options), epochs=1)
+        slot = next(v for v in optimizer.variables if v.name.startswith("b_bias")).numpy()
+        return slot, zero_channels(model, "b")
+
+    slot, gone = momentum(mask_gradients=True)
+    assert gone.sum() == 4
+    assert not slot[gone].any()
+    assert slot[~gone].all()
+    slot, gone = momentum()
+    assert slot[gone].all()
+
+
 def test_regrow_is_refused():
     with pytest.raises(ValueError, match=r"regrow: expected single weights or blocks, or Channel\(output_axes=-1\)"):
         fit(residual(), kp.PruneCallback(pattern=kp.Channel(), regrow="set"))

@@ -97,6 +97,15 @@ def test_a_measured_latency():
     assert history["latency"][-1] == measured[-1] / measured[0]
 
 
+def test_a_measured_latency_counts_channels_under_a_normalization():
+    norm = [keras.layers.LayerNormalization(), keras.layers.ReLU(), keras.layers.Flatten(), keras.layers.Dense(3)]
+    model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(8, 3, name="a"), *norm])
+    model.compile("adam", "mse")
+    target = kp.Target("latency", 0.6, measure=lambda model: float(model.count_params()))
+    _, callback, _ = train(target, model=model, pattern=kp.Channel(exact=False))
+    assert callback.sparsity == 0.5
+
+
 def test_latency_of_a_stock_file():
     model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(512, "relu"), keras.layers.Dense(2)])
     dense = kp.measure_latency(model, rounds=2)

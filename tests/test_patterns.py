@@ -218,13 +218,18 @@ def test_get():
         Block((2, 3), "max"),
         NByM(1, 3, output_axes=-2),
         Balanced(8, output_axes=(-2, -1)),
-        Channel("sum"),
+        Channel("sum", round_to=8, minimum=2, protected=["stem"], exact=False),
     ],
 )
 def test_round_trips_every_argument(pattern):
     assert type(pattern).from_config(pattern.get_config()) == pattern
     config = keras.saving.serialize_keras_object(pattern)
     assert patterns.get({"class_name": config["class_name"], "config": config["config"]}) == pattern
+
+
+def test_wrong_types():
+    with pytest.raises(TypeError, match=r"Channel.exact: expected True or False, got 1"):
+        Channel(exact=1)
 
 
 def test_base_says_what_to_define():

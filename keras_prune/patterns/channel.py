@@ -33,8 +33,11 @@ class Channel(Pattern):
         round_to: keeps a multiple of this many channels in each group, so fewer are pruned; >= 1.
         minimum: channels that each group keeps at least, >= 1.
         protected: names or regular expressions of layers whose channels stay whole.
+        exact: whether channels stay whole where zeros would change the statistics of a normalization over them (layer,
+            group and RMS normalization). Without it they may go: call ``shrink(model, exact=False)`` and fine-tune.
 
     Raises:
+        TypeError: protected is not of names, or exact is no bool.
         ValueError: an unknown pooling, a count below 1, or (when used) a weight of one dimension.
 
     Example:
@@ -51,6 +54,7 @@ class Channel(Pattern):
     round_to: int = 1
     minimum: int = 1
     protected: Iterable[str] = ()
+    exact: bool = True
 
     def __post_init__(self) -> None:
         check_pooling("Channel", self.pooling)
@@ -64,6 +68,8 @@ class Channel(Pattern):
                 f"Channel.protected: expected names or regular expressions of layers, got {self.protected!r}"
             )
         object.__setattr__(self, "protected", protected)
+        if not isinstance(self.exact, bool):
+            raise TypeError(f"Channel.exact: expected True or False, got {self.exact!r}")
 
     def get_config(self) -> dict[str, Any]:
         """The arguments, for `from_config`."""
