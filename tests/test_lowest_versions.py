@@ -16,10 +16,11 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 FILES = (
     "callbacks callbacks_fits callbacks_steps channels cleanup codebook_training constants delegate densify "
     "dependencies distillation evaluate export_errors export_tflite export_types files followers freezing graph "
-    "greedy layer_axes layer_costs layers masks objective ops oracle pack_files pack_fully_connected pack_tflite "
+    "greedy layer_axes layer_costs layer_costs_energy layers masks objective ops oracle pack_files "
+    "pack_fully_connected pack_tflite "
     "quantize_model rank_correlation retraining runtime saved_model saved_model_folder saved_model_storage "
-    "shrink_history stand_before surgery unit_costs unit_criteria unit_scores unit_statistics ways_to_train "
-    "wrappers"
+    "shrink_history stand_before surgery unit_costs unit_criteria unit_scores unit_statistics unit_statistics_kinds "
+    "ways_to_train wrappers"
 ).split()
 # TensorFlow 2.16 allows only NumPy 1.
 PINNED = {"numpy": "numpy<2"}
