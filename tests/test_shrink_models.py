@@ -15,12 +15,19 @@ import shrink_checks as checks  # type: ignore[import-not-found]
 from keras_prune.graph import dependencies
 
 CASES = {**channel_convolutions.CASES, **channel_joins.CASES, **channel_sequences.CASES}
-FRACTIONS = [0.3, 0.6]
+FRACTIONS = [pytest.param(0.3, marks=pytest.mark.slow), 0.6]
 # Tracing and converting take seconds: ways of depending that no other of these has.
 QUICK = {"plain", "depthwise_multiplier", "grouped", "decoder", "shuffle", "padded_shortcut", "gru", "transformer"}
 # Loops of recurrent layers, which the converter cannot express unless they are unrolled.
 LOOPS = {"gru_reset_before", "simple_rnn", "convolution_then_gru", "bidirectional", "bidirectional_sum", "states"}
 LOOPS |= {"masked_text", "time_distributed", "frames", "frames_by_layer", "clip", "convolution_with_memory"}
+# What else the converter refuses: MaxPooling3D, for which TFLite has nothing; a list among the outputs by name.
+REFUSED = LOOPS | {"volumes", "several_outputs"}
+
+
+def quick_first(names):
+    """The others are slow."""
+    return [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in names]
 
 
 @functools.cache
@@ -68,9 +75,7 @@ def test_wrong_indices_would_be_noticed(name, fraction):
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of Keras when it runs eagerly
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in CASES]
-)
+@pytest.mark.parametrize("name", quick_first(CASES))
 def test_trains_and_saves(name, tmp_path):
     """With its optimizer's state; another that reads the file computes the same."""
     removal = shrunk(name, 0.6)
@@ -84,8 +89,6 @@ def test_trains_and_saves(name, tmp_path):
     assert all((a != b.numpy()).any() for a, b in zip(before, loaded.trainable_variables, strict=True))
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in CASES if name not in LOOPS]
-)
+@pytest.mark.parametrize("name", quick_first(name for name in CASES if name not in REFUSED))
 def test_files_are_smaller(name):
     checks.check_files(shrunk(name, 0.6))

@@ -58,6 +58,7 @@ def compile_for_clips(model):
     model.compile(keras.optimizers.Adam(1e-2), loss, metrics=["accuracy"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("seeded")
 def test_learns_prunes_shrinks_and_exports():
     x, y = clips(480, 0)
