@@ -33,7 +33,7 @@ FAMILIES: dict[str, tuple[int, dict, int | None]] = {
 UNNORMALIZED = ("VGG16", "VGG19")  # their signals fade with the masked channels, unless the weights are larger
 QUICK = ("MobileNet",)  # the fewest layers and weights
 NAMES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in FAMILIES]
-FRACTIONS = [0.3, 0.6]
+FRACTIONS = [pytest.param(0.3, marks=pytest.mark.slow), 0.6]
 
 
 def built(name):
@@ -68,7 +68,8 @@ def test_wrong_indices_would_be_noticed(name, fraction):
     assert checks.check_swaps(removal) > len(removal.shrunk.layers) / 3
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
 def test_files_are_smaller(name):
     checks.check_files(shrunk(name, 0.6))
 
