@@ -172,7 +172,7 @@ def _left_of(model: Any, masks: UnitMasks, target: Target) -> Left:
     if target.quantity == "units":
         return masks.fraction
     if target.measure is not None:
-        return _Latency(model, target.measure, exact=masks.deps.trace.exact)
+        return _Latency(model, target.measure, num_units=masks.deps.num_units, exact=masks.deps.trace.exact)
     costs = channel_costs(model, masks.deps)
     dense = costs.totals()[target.quantity]
     return lambda kept: costs.totals(kept)[target.quantity] / dense
@@ -181,11 +181,12 @@ def _left_of(model: Any, masks: UnitMasks, target: Target) -> Left:
 class _Latency:
     """Seconds of the model without the units that are zero now, measured, against those of the dense one."""
 
-    def __init__(self, model: Any, measure: Callable[[Any], float], *, exact: bool) -> None:
+    def __init__(self, model: Any, measure: Callable[[Any], float], *, num_units: int, exact: bool) -> None:
         self._model = model
         self._measure = measure
         self._exact = exact
-        self._dense = measure(model)  # its zeros take time like other numbers
+        # All units stay, for zeros take time like other numbers; a copy, for layers in training hold what gathers.
+        self._dense = measure(self._shrunk(minimum=num_units))
         self._known: tuple[bytes, float] | None = None  # of the last masks
 
     def __call__(self, kept: np.ndarray) -> float:
@@ -196,5 +197,5 @@ class _Latency:
             self._known = (key, left)
         return self._known[1]
 
-    def _shrunk(self) -> Any:
-        return keras_prune.shrink(self._model, exact=self._exact)
+    def _shrunk(self, minimum: int = 1) -> Any:
+        return keras_prune.shrink(self._model, minimum=minimum, exact=self._exact)

@@ -123,7 +123,7 @@ def _own_objects(model: Any) -> dict[str, Any]:
     """
     found: dict[str, Any] = {_function_name(one): one.function for one in _lambdas(model)}
     holders = [*layers_within(model), *optimizers_of(model)]
-    for one in [*holders, *(value for holder in holders for value in vars(holder).values())]:
+    for one in [*holders, *(value for holder in holders for value in _attributes(holder))]:
         thing = one if isinstance(one, types.FunctionType) else type(one)
         if _is_of_keras(one) or (thing is not one and not hasattr(one, "get_config")):
             continue
@@ -133,6 +133,11 @@ def _own_objects(model: Any) -> dict[str, Any]:
                 "give them different ones"
             )
     return found
+
+
+def _attributes(holder: Any) -> list[Any]:
+    """What an object holds, but for what stands in for its methods: in training, layers gather there."""
+    return [value for name, value in vars(holder).items() if not callable(getattr(type(holder), name, None))]
 
 
 def _lambdas(model: Any) -> list[Any]:

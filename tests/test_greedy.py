@@ -97,6 +97,19 @@ def test_a_measured_latency():
     assert history["latency"][-1] == measured[-1] / measured[0]
 
 
+def test_a_latency_measured_while_a_criterion_gathers():
+    measured = []
+
+    def measure(model):
+        kp.export_tflite(model, target="stock")
+        measured.append(model.count_params())
+        return float(measured[-1])
+
+    model, _, _ = train(kp.Target("latency", 0.6, measure=measure), num_units=6, criterion="taylor")
+    assert measured[0] == model.count_params()
+    assert measured[-1] == kp.shrink(model).count_params() <= 0.6 * measured[0]
+
+
 def test_a_measured_latency_counts_channels_under_a_normalization():
     norm = [keras.layers.LayerNormalization(), keras.layers.ReLU(), keras.layers.Flatten(), keras.layers.Dense(3)]
     model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(8, 3, name="a"), *norm])
