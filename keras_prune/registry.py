@@ -72,5 +72,5 @@ def lookup(identifier: Any, known: Sequence[type], what: str) -> Any:
     for cls in known:
         if identifier.rpartition(">")[2].replace("_", "").lower() == cls.__name__.lower():
             return _make(cls, config, what)
-    names = ", ".join(repr(snake_case(cls.__name__)) for cls in known)
+    names = ", ".join(repr(getattr(cls, "spelled", snake_case(cls.__name__))) for cls in known)
     raise ValueError(f"{what}: expected one of {names} or an object, got {identifier!r}")

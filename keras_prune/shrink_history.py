@@ -50,11 +50,12 @@ class ShrinkHistory:
             [(group.name, len(group.units), np.flatnonzero(removed[group.units]).tolist()) for group in found.groups]
         )
 
-    def replay(self, model: Any) -> Any:
+    def replay(self, model: Any, *, exact: bool = True) -> Any:
         """Removes from a model what was removed in each round.
 
         Args:
             model: built as the first one was; its weights may be any.
+            exact: as `keras_prune.shrink` was given.
 
         Returns:
             A new model, as `keras_prune.shrink` returns it; the model itself, if there were no rounds.
@@ -63,7 +64,7 @@ class ShrinkHistory:
             ValueError: the model has other layers, or layers of other sizes.
         """
         for number, expected in enumerate(self.rounds):
-            found = dependencies(model)
+            found = dependencies(model, exact=exact)
             _check(expected, found, number)
             removed = np.zeros(found.num_units, bool)
             for group, (_, _, places) in zip(found.groups, expected, strict=True):
@@ -136,5 +137,6 @@ def _check(expected: Sequence[tuple[str, int, list[int]]], found: Dependencies, 
         one, other = (pairs[place] if place < len(pairs) else "nothing" for pairs in (wanted, got))
         raise ValueError(
             f"ShrinkHistory.replay: expected the model that the history began with, in round {number} with the group "
-            f"{one} at place {place}, got {other}; build the model with the same layers, names and sizes"
+            f"{one} at place {place}, got {other}; build the model with the same layers, names and sizes, "
+            "and give exact=False if it was shrunk so"
         )

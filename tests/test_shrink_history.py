@@ -50,6 +50,23 @@ def test_it_keeps_the_fresh_models_weights():
     np.testing.assert_array_equal(history.replay(fresh).get_layer("first").kernel.numpy(), kernel[:, 3:])
 
 
+def test_channels_under_a_normalization():
+    def normalized():
+        x = inputs = keras.Input((4, 4, 3))
+        for name, norm in (("a", keras.layers.LayerNormalization()), ("b", keras.layers.GroupNormalization(2))):
+            x = norm(keras.layers.Conv2D(8, 1, name=name)(x))
+        return keras.Model(inputs, keras.layers.Dense(3, name="out")(keras.layers.Flatten()(x)))
+
+    history = keras_prune.ShrinkHistory()
+    model = keras_prune.prune(normalized(), 0.5, pattern=keras_prune.Channel(exact=False))
+    small = keras_prune.shrink(model, exact=False, history=history)
+    again = history.replay(normalized(), exact=False)
+    assert [v.shape for v in again.variables] == [v.shape for v in small.variables]
+    assert again.get_layer("b").kernel.shape == (1, 1, 4, 4)
+    with pytest.raises(ValueError, match="give exact=False if it was shrunk so"):
+        history.replay(normalized())
+
+
 def test_save_and_load(tmp_path):
     history = keras_prune.ShrinkHistory()
     small = remove(remove(build(), 3, history), 2, history)

@@ -144,6 +144,8 @@ def test_what_criteria_say_of_themselves():
 
 def test_names():
     assert get("apoz") == APoZ()
+    with pytest.raises(ValueError, match="'apoz'"):
+        get("a poz")
     assert get("activation_mean") == ActivationMean()
     assert get("batch_norm_scale") == BatchNormScale()
     assert get("geometric_median") == GeometricMedian()

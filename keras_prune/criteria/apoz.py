@@ -29,6 +29,7 @@ class APoZ(UnitCriterion):
     Architectures" (https://arxiv.org/abs/1607.03250).
     """
 
+    spelled: ClassVar[str] = "apoz"  # not "a_po_z"
     observes: ClassVar[str | None] = "activations"
 
     def observe(self, activation: Any, gradient: Any, axes: Sequence[int]) -> Any:
