@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from keras_prune.allocation import Uniform
 from keras_prune.channels import UnitMasks
 from keras_prune.graph import make_graph, unwrapped
 from keras_prune.kernel_masks import KernelMasks, check_target
@@ -33,7 +34,7 @@ class UnitPruning(UnitMasks):
         super().__init__(model, recipe.pattern, layers)
         self._recipe = dataclasses.replace(recipe, criterion=scoring(recipe.criterion))
         self.statistics = UnitStatistics(self._recipe.criterion, self.groups)
-        self._strength, self._shares = 0.0, None
+        self._strength, self._shares, self._warned = 0.0, None, False
         if isinstance(recipe.criterion, Regularized):
             self._strength = recipe.criterion.strength
             self._shares = CostShares(model, self, recipe.criterion.cost)
@@ -69,6 +70,12 @@ class UnitPruning(UnitMasks):
 
     def update(self, sparsity: float, final_sparsity: float, statistic: Statistic) -> dict[int, np.ndarray]:
         """Makes the masks anew: arguments and result as those of `KernelMasks.update`, with a target of units."""
+        if self._shares is not None and not self._warned and isinstance(self._recipe.allocation, Uniform):
+            self._warned = True
+            logging.warning(
+                "Regularized: what units cost counts between groups, and allocation='uniform' prunes the same share of "
+                "each; give allocation='global', or the schedule Greedy."
+            )
         scores = self.scores(statistic)
         return self.set(choose(self, self._recipe, scores, targets=(sparsity, final_sparsity)))
 

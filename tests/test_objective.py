@@ -56,6 +56,11 @@ def test_the_dearer_units_go_first():
     assert zero_channels(model, "a").sum() == 2
 
 
+def test_a_cost_that_cannot_count_is_warned_of(caplog):
+    kp.prune(residual(), 0.5, criterion=kp.Regularized("magnitude"), pattern=kp.Channel())
+    assert "allocation='uniform' prunes the same share of each" in caplog.text
+
+
 TABLE = kp.LatencyTable({"a+b": {2: 1.0, 4: 1.0, 8: 3.0}, "c": {3: 2.0, 6: 3.5}}, total=5.0, device="a phone")
 
 
@@ -103,6 +108,14 @@ def test_measuring_a_table():
         np.testing.assert_array_equal(one, other)
     with pytest.raises(ValueError, match="fractions: expected numbers above 0"):
         kp.measure_latency_table(model, fractions=(1.0,))
+
+
+def test_measuring_groups_under_a_normalization():
+    layers = [keras.layers.LayerNormalization(), keras.layers.Flatten(), keras.layers.Dense(3, name="out")]
+    model = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Conv2D(8, 1, name="a"), *layers])
+    measure = {"fractions": (0.5,), "measure_model": lambda small: float(small.count_params())}
+    table = kp.measure_latency_table(model, **measure, exact=False)
+    assert {name: list(points) for name, points in table.layers.items()} == {"a": [4, 8]}
 
 
 # Files and configurations.

@@ -49,6 +49,7 @@ def measure_latency_table(
     fractions: Sequence[float] = (0.25, 0.5, 0.75),
     measure_model: Callable[[Any], float] = measure_latency,
     device: str = "",
+    exact: bool = True,
 ) -> LatencyTable:
     """Measures a model with fewer channels in one group at a time, for `Regularized(cost=table)`.
 
@@ -60,6 +61,7 @@ def measure_latency_table(
         fractions: of a group's units that are kept, each in (0, 1).
         measure_model: model -> seconds.
         device: what it is measured on, for people; "" for this machine's name.
+        exact: as in `Channel`, for the groups that may go.
 
     Returns:
         The table; ``table.save(path)`` writes it.
@@ -69,8 +71,8 @@ def measure_latency_table(
     """
     if not fractions or not all(0 < fraction < 1 for fraction in fractions):
         raise ValueError(f"fractions: expected numbers above 0 and below 1, got {fractions!r}")
-    small = keras_prune.shrink(model)  # a copy, whose weights may change
-    found = dependencies(small)
+    small = keras_prune.shrink(model, exact=exact)  # a copy, whose weights may change
+    found = dependencies(small, exact=exact)
     weights, total = small.get_weights(), measure_model(small)
     progress = Progress("latency table", len(found.free))
     layers = {}
@@ -81,7 +83,7 @@ def measure_latency_table(
             removed = np.zeros(found.num_units, bool)
             removed[group.units[count:]] = True
             found.set_zero(removed)
-            points[count * group.width] = measure_model(keras_prune.shrink(small))
+            points[count * group.width] = measure_model(keras_prune.shrink(small, exact=exact))
             small.set_weights(weights)
         if len(points) > 1:
             layers[group.name] = points
