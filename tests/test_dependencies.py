@@ -266,3 +266,8 @@ def test_where_units_are_observed():
     )
     site = dependencies(model).groups[0].sites[0]
     assert (site.path, site.axis, site.units.tolist()) == ("r", -1, [0, 1, 2])
+
+
+def test_what_is_no_model_is_a_type_error():
+    with pytest.raises(TypeError, match=r"expected a Keras 3 model \(keras.Model\), got 'model.keras'"):
+        dependencies("model.keras")

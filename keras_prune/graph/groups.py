@@ -216,6 +216,7 @@ def dependencies(
             and RMS normalization). Without it they may go, and the outputs change with the statistics: fine-tune.
 
     Raises:
+        TypeError: not a Keras 3 model.
         ValueError: a subclassed model, one that is not built, an unknown name, or a number below 1.
 
     Example:
@@ -233,6 +234,8 @@ def dependencies(
     for name, number in (("round_to", round_to), ("minimum", minimum)):
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
             raise ValueError(f"{name}: expected a whole number >= 1, got {number!r}")
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"model: expected a Keras 3 model (keras.Model), got {model!r:.100}; build it with Keras 3")
     trace = Trace(exact=exact)
     outputs = trace.model(model, [Flow.fixed(tuple(tensor.shape)) for tensor in getattr(model, "inputs", None) or []])
     trace.stop(outputs, "the model's output")
