@@ -18,6 +18,7 @@ CASES = {**channel_convolutions.CASES, **channel_joins.CASES, **channel_sequence
 FRACTIONS = [pytest.param(0.3, marks=pytest.mark.slow), 0.6]
 # Tracing and converting take seconds: ways of depending that no other of these has.
 QUICK = {"plain", "depthwise_multiplier", "grouped", "decoder", "shuffle", "padded_shortcut", "gru", "transformer"}
+QUICK_FILES = {"plain", "decoder"}  # converting takes the longest
 # Loops of recurrent layers, which the converter cannot express unless they are unrolled.
 LOOPS = {"gru_reset_before", "simple_rnn", "convolution_then_gru", "bidirectional", "bidirectional_sum", "states"}
 LOOPS |= {"masked_text", "time_distributed", "frames", "frames_by_layer", "clip", "convolution_with_memory"}
@@ -25,9 +26,9 @@ LOOPS |= {"masked_text", "time_distributed", "frames", "frames_by_layer", "clip"
 REFUSED = LOOPS | {"volumes", "several_outputs"}
 
 
-def quick_first(names):
-    """The others are slow."""
-    return [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in names]
+def slow_but(quick, names):
+    """Only the quick ones run by default."""
+    return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in names]
 
 
 @functools.cache
@@ -75,7 +76,7 @@ def test_wrong_indices_would_be_noticed(name, fraction):
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of Keras when it runs eagerly
-@pytest.mark.parametrize("name", quick_first(CASES))
+@pytest.mark.parametrize("name", slow_but(QUICK, CASES))
 def test_trains_and_saves(name, tmp_path):
     """With its optimizer's state; another that reads the file computes the same."""
     removal = shrunk(name, 0.6)
@@ -89,6 +90,6 @@ def test_trains_and_saves(name, tmp_path):
     assert all((a != b.numpy()).any() for a, b in zip(before, loaded.trainable_variables, strict=True))
 
 
-@pytest.mark.parametrize("name", quick_first(name for name in CASES if name not in REFUSED))
+@pytest.mark.parametrize("name", slow_but(QUICK_FILES, (name for name in CASES if name not in REFUSED)))
 def test_files_are_smaller(name):
     checks.check_files(shrunk(name, 0.6))
