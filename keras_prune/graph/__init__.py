@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from keras_prune.graph.groups import Dependencies, Group, Part, Site, dependencies
+from keras_prune.graph.groups import Dependencies, dependencies
 from keras_prune.graph.model_graph import Graph, channel_followers, make_graph, unwrapped
+from keras_prune.graph.parts import Group, Part, Site
 
 __all__ = [
     "Dependencies",
