@@ -372,7 +372,8 @@ def test_a_hand_written_loop():
 
 
 def test_nested_and_unbuilt_models():
-    inner = keras.Sequential([layers.Dense(8, "relu", name="hidden"), layers.Dense(6, "relu", name="more")])
+    hidden, more = layers.Dense(8, "relu", name="hidden"), layers.Dense(6, "relu", name="more")
+    inner = keras.Sequential([hidden, more], name="inner")
     model = keras.Sequential([inner, layers.Dense(2, name="out")])
     model.compile("adam", "mse")
     x = RNG.normal(size=(32, 5)).astype("float32")
@@ -381,8 +382,8 @@ def test_nested_and_unbuilt_models():
     found = dependencies(model)
     zero = found.zero_units()
     assert {group.name: int(zero[group.units].sum()) for group in found.groups} == {
-        "sequential/hidden": 4,
-        "sequential/more": 3,
+        "inner/hidden": 4,
+        "inner/more": 3,
         "out": 0,
     }
     assert callback.sparsity == 0.5
