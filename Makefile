@@ -92,6 +92,7 @@ bench: setup  ## Speed and memory as ratios, each measured in turn in one run; J
 	@mkdir -p $(OUT)/bench
 	$(QUIET_TF) $(BIN)/python benchmarks/latency.py --out $(OUT)/bench --json $(OUT)/bench/latency.json
 	$(QUIET_TF) $(BIN)/python benchmarks/training.py --out $(OUT)/bench --json $(OUT)/bench/training.json
+	$(QUIET_TF) $(BIN)/python benchmarks/scoring.py --out $(OUT)/bench --json $(OUT)/bench/scoring.json
 	$(QUIET_TF) $(BIN)/python benchmarks/freezing.py --out $(OUT)/bench --json $(OUT)/bench/freezing.json
 	$(QUIET_TF) $(BIN)/python benchmarks/size_tables.py --out $(OUT)/bench --json $(OUT)/bench/size_tables.json
 

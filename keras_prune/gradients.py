@@ -169,12 +169,17 @@ def gather_on(model: Any, gradients: Gradients, data: Any) -> None:
         for path, gradient in tape.gradient(loss, paths).items():
             gradients.gather(path, gradient)
 
+    for_each_batch(data, step)
+
+
+def for_each_batch(data: Any, step: Callable[[Any], Any]) -> None:
+    """Calls a step with each of `batches_of` the data; raises ValueError if there are none."""
     batches = 0
     for batch in batches_of(data):
         step(batch)
         batches += 1
     if not batches:
-        raise ValueError("data: expected at least one batch to gather gradients on, got none")
+        raise ValueError("data: expected at least one batch to gather on, got none")
 
 
 def batches_of(data: Any) -> Iterable[Any]:

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_prune.gradients import batches_of, innermost, optimizers_of, stand_before
+from keras_prune.gradients import for_each_batch, innermost, optimizers_of, stand_before
 from keras_prune.masks import scope_of
 from keras_prune.unit_activations import Activations, Observer
 from keras_prune.unit_gates import Gates
@@ -200,12 +200,7 @@ def observe_on(model: Any, statistics: UnitStatistics, data: Any) -> None:
             "model.compile(loss=...)"
         )
     step = tf.function(lambda batch: statistics.observe(model, batch), reduce_retracing=True, autograph=False)
-    batches = 0
-    for batch in batches_of(data):
-        step(batch)
-        batches += 1
-    if not batches:
-        raise ValueError("data: expected at least one batch to observe units on, got none")
+    for_each_batch(data, step)
     statistics.check()
 
 
