@@ -38,7 +38,7 @@ double BestSeconds(const keras_prune::FcLayout* layout, size_t batch, double bud
   const std::vector<float> x = keras_prune_test::RandomVector(batch * keras_prune::FcCols(layout) + 16);
   std::vector<float> y(batch * keras_prune::FcRows(layout));
   const auto* aligned = reinterpret_cast<const float*>((reinterpret_cast<uintptr_t>(x.data()) + 63) / 64 * 64);
-  const auto call = [&] { keras_prune::FcForward(layout, aligned, batch, nullptr, -1e30f, 1e30f, y.data()); };
+  const auto call = [&] { keras_prune::FcForward(layout, {aligned, batch, nullptr, -1e30f, 1e30f, y.data()}); };
   call();
   double start = Now();
   call();
@@ -66,7 +66,7 @@ void BenchShape(const Shape& shape, double budget) {
     if (!keras_prune::IsaSupported(isa)) continue;
     keras_prune::FcLayout* layout = nullptr;
     start = Now();
-    if (keras_prune::MakeFcLayout(view, isa, &layout) != keras_prune::Status::kOk) std::abort();
+    if (keras_prune::MakeFcLayout(view, {isa}, &layout) != keras_prune::Status::kOk) std::abort();
     const double make_ms = 1e3 * (Now() - start);
     const double one = BestSeconds(layout, 1, budget), many = BestSeconds(layout, 16, budget);
     std::printf("  %-9s batch 1: %9.2f us %7.4f ns/weight   batch 16: %7.4f ns/weight   layout: %5.2f bytes/weight, "

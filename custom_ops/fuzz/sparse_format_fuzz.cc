@@ -11,15 +11,15 @@ namespace {
 
 void Compute(const PackedView& view, Isa isa) {
   FcLayout* layout;
-  const Status status = MakeFcLayout(view, isa, &layout);
+  const Status status = MakeFcLayout(view, {isa}, &layout);
   FUZZ_EXPECT(status == Status::kOk || status == Status::kOutOfMemory);
   if (layout == nullptr) return;
   constexpr size_t kBatch = 2;
   if (view.rows <= 4096 && view.cols <= 4096) {
     Exact x(kBatch * view.cols * 4), y(kBatch * view.rows * 4);
     std::memset(x.data(), 0, x.size());
-    FcForward(layout, reinterpret_cast<const float*>(x.data()), kBatch, nullptr, -1.0f, 1.0f,
-              reinterpret_cast<float*>(y.data()));
+    FcForward(layout, {reinterpret_cast<const float*>(x.data()), kBatch, nullptr, -1.0f, 1.0f,
+                       reinterpret_cast<float*>(y.data())});
     FcBackward(layout, reinterpret_cast<const float*>(y.data()), kBatch, reinterpret_cast<float*>(x.data()));
   }
   FreeFcLayout(layout);

@@ -28,7 +28,7 @@ void CheckEntries(const TensorView& view, Status expected, const Exact& dense) {
   });
   FUZZ_EXPECT(std::memcmp(got.data(), dense.data(), dense.size()) == 0);
   FcLayout* layout;
-  const Status status = MakeFcLayout(entries, Isa::kScalar, &layout);
+  const Status status = MakeFcLayout(entries, {Isa::kScalar}, &layout);
   FUZZ_EXPECT(status == Status::kOk || status == Status::kOutOfMemory);
   FreeFcLayout(layout);
 }

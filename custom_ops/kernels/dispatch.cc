@@ -11,19 +11,24 @@
 namespace keras_prune {
 namespace {
 
+// What an instruction set computes with; null: as the choice before it.
 struct Choice {
   Isa isa;
   const char* name;
-  const FcKernel* kernel;
+  const FcKernel* f32_rows;  // a few batch rows
+  const FcKernel* f32_tile;  // from its tile / 4 batch rows on
+  const FcKernel* int8_rows;
 };
+
+constexpr size_t kFewestOfTile = 4;  // a tile's fourth of batch rows takes as long as one by one
 
 // Best last.
 constexpr Choice kChoices[] = {
-    {Isa::kReference, "reference", &kFcReference},
-    {Isa::kScalar, "scalar", &kFcScalar},
+    {Isa::kReference, "reference", &kFcReference, nullptr, nullptr},
+    {Isa::kScalar, "scalar", &kFcScalar, nullptr, nullptr},
 #if defined(__x86_64__)
-    {Isa::kAvx2, "avx2", &kFcAvx2},
-    {Isa::kAvx512, "avx512", &kFcAvx512},
+    {Isa::kAvx2, "avx2", &kFcAvx2, nullptr, nullptr},
+    {Isa::kAvx512, "avx512", &kFcAvx512, nullptr, nullptr},
 #endif
 };
 constexpr int kNumChoices = sizeof kChoices / sizeof kChoices[0];
@@ -57,11 +62,16 @@ X86Features DetectX86() {
 
 }  // namespace
 
-const FcKernel* KernelFor(Isa isa) {
+const FcKernel* KernelFor(const FcOptions& options) {
+  const FcKernel *rows = &kFcScalar, *tile = nullptr, *int8 = nullptr;
   for (const Choice& choice : kChoices) {
-    if (choice.isa == isa) return choice.kernel;
+    if (choice.f32_rows != nullptr) rows = choice.f32_rows;
+    if (choice.f32_tile != nullptr) tile = choice.f32_tile;
+    if (choice.int8_rows != nullptr) int8 = choice.int8_rows;
+    if (choice.isa == options.isa) break;
   }
-  return &kFcScalar;
+  if (options.activations == Activations::kInt8 && int8 != nullptr) return int8;
+  return tile != nullptr && options.batch >= tile->tile / kFewestOfTile ? tile : rows;
 }
 
 bool IsaSupported(Isa isa) {

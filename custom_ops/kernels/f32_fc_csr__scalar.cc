@@ -2,6 +2,8 @@
 // without weights are not listed. Making the layout allocates it; computing allocates nothing.
 #include <string.h>
 
+#include <algorithm>
+
 #include "kernel.h"
 
 namespace keras_prune {
@@ -44,7 +46,7 @@ void FillArrays(const PackedView& packed, CsrLayout* layout) {
     layout->codes[kept++] = static_cast<uint8_t>(code);
   });
   layout->row_start[rows] = kept;
-  layout->kept_rows = rows;
+  layout->kept_rows = layout->num_parts = rows;
 }
 
 Status Make(const PackedView& packed, const FcKernel* kernel, FcLayout** out) {
@@ -59,48 +61,58 @@ Status Make(const PackedView& packed, const FcKernel* kernel, FcLayout** out) {
   return Status::kOk;
 }
 
+struct Range {
+  uint32_t first, end;
+};
+
 // kBatch batch rows at a time, so that an entry is read once for all of them.
 template <typename Column, int kBatch>
-void ForwardTile(const CsrLayout& w, const float* x, const float* bias, float low, float high, float* y) {
+void ForwardTile(const CsrLayout& w, const float* x, float* y, const RowBlock& rows, Range range) {
   const auto* columns = static_cast<const Column*>(w.columns);
-  uint32_t i = 0;
-  for (uint32_t at = 0; at < w.kept_rows; ++at) {
+  uint32_t i = w.row_start[range.first];
+  for (uint32_t at = range.first; at < range.end; ++at) {
     float sums[kBatch] = {}, odd[kBatch] = {};  // two chains of additions: half the wait
     const uint32_t end = w.row_start[at + 1], row = w.row_of[at];
     for (; i + 1 < end; i += 2) {
       const float a = w.codebook[w.codes[i]], b = w.codebook[w.codes[i + 1]];
       const float *xa = x + columns[i], *xb = x + columns[i + 1];
       for (int k = 0; k < kBatch; ++k) {
-        sums[k] += a * xa[size_t{w.cols} * k];
-        odd[k] += b * xb[size_t{w.cols} * k];
+        sums[k] += a * xa[rows.stride * k];
+        odd[k] += b * xb[rows.stride * k];
       }
     }
     if (i < end) {
-      for (int k = 0; k < kBatch; ++k) sums[k] += w.codebook[w.codes[i]] * x[columns[i] + size_t{w.cols} * k];
+      for (int k = 0; k < kBatch; ++k) sums[k] += w.codebook[w.codes[i]] * x[columns[i] + rows.stride * k];
       ++i;
     }
     for (int k = 0; k < kBatch; ++k) {
-      float v = sums[k] + odd[k] + (bias != nullptr ? bias[row] : 0.0f);
-      v = v < low ? low : v;
-      y[row + size_t{w.rows} * k] = v > high ? high : v;
+      float v = sums[k] + odd[k] + (rows.bias != nullptr ? rows.bias[row] : 0.0f);
+      v = v < rows.low ? rows.low : v;
+      y[row + rows.y_stride * k] = v > rows.high ? rows.high : v;
     }
   }
 }
 
 template <typename Column>
-void ForwardBatch(const CsrLayout& w, const float* x, size_t batch, const float* bias, float low, float high,
-                  float* y) {
-  for (; batch >= 4; batch -= 4, x += size_t{w.cols} * 4, y += size_t{w.rows} * 4) {
-    ForwardTile<Column, 4>(w, x, bias, low, high, y);
+void ForwardBatch(const CsrLayout& w, const RowBlock& rows, Range range) {
+  const auto* x = static_cast<const float*>(rows.x);
+  float* y = rows.y;
+  size_t batch = rows.count;
+  for (; batch >= 4; batch -= 4, x += rows.stride * 4, y += rows.y_stride * 4) {
+    ForwardTile<Column, 4>(w, x, y, rows, range);
   }
-  for (; batch != 0; --batch, x += w.cols, y += w.rows) ForwardTile<Column, 1>(w, x, bias, low, high, y);
+  for (; batch != 0; --batch, x += rows.stride, y += rows.y_stride) ForwardTile<Column, 1>(w, x, y, rows, range);
 }
 
-void Forward(const FcLayout* layout, const float* x, size_t batch, const float* bias, float low, float high,
-             float* y) {
+void Forward(const FcLayout* layout, const RowBlock& rows, uint32_t first, uint32_t end) {
   const auto& w = *static_cast<const CsrLayout*>(layout);
-  w.wide ? ForwardBatch<uint32_t>(w, x, batch, bias, low, high, y)
-         : ForwardBatch<uint16_t>(w, x, batch, bias, low, high, y);
+  w.wide ? ForwardBatch<uint32_t>(w, rows, {first, end}) : ForwardBatch<uint16_t>(w, rows, {first, end});
+}
+
+uint32_t Split(const FcLayout* layout, uint32_t share, uint32_t shares) {
+  const auto& w = *static_cast<const CsrLayout*>(layout);
+  const auto until = static_cast<uint32_t>(uint64_t{w.row_start[w.kept_rows]} * share / shares);
+  return static_cast<uint32_t>(std::lower_bound(w.row_start, w.row_start + w.kept_rows, until) - w.row_start);
 }
 
 template <typename Column>
@@ -123,6 +135,6 @@ void Backward(const FcLayout* layout, const float* dy, size_t batch, float* dx) 
 
 }  // namespace
 
-const FcKernel kFcScalar = {Isa::kScalar, Make, Forward, Backward};
+const FcKernel kFcScalar = {"f32_fc_csr__scalar", Isa::kScalar, Input::kRows, 0, Make, Forward, Split, Backward};
 
 }  // namespace keras_prune

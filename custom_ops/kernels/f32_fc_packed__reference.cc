@@ -23,6 +23,7 @@ Status Make(const PackedView& packed, const FcKernel* kernel, FcLayout** out) {
   if (codebook_bytes != 0) memcpy(bytes, packed.codebook, codebook_bytes);
   if (gap_bytes != 0) memcpy(bytes + codebook_bytes, packed.gaps, gap_bytes);
   if (code_bytes != 0) memcpy(bytes + codebook_bytes + gap_bytes, packed.codes, code_bytes);
+  layout->num_parts = 1;
   layout->packed = packed;
   layout->packed.codebook = bytes;
   layout->packed.gaps = bytes + codebook_bytes;
@@ -31,9 +32,12 @@ Status Make(const PackedView& packed, const FcKernel* kernel, FcLayout** out) {
   return Status::kOk;
 }
 
-void Forward(const FcLayout* layout, const float* x, size_t batch, const float* bias, float low, float high,
-             float* y) {
-  ReferenceForward(static_cast<const PackedLayout*>(layout)->packed, x, batch, bias, low, high, y);
+void Forward(const FcLayout* layout, const RowBlock& rows, uint32_t, uint32_t) {
+  const PackedView& packed = static_cast<const PackedLayout*>(layout)->packed;
+  const auto* x = static_cast<const float*>(rows.x);
+  for (size_t b = 0; b < rows.count; ++b) {
+    ReferenceForward(packed, x + b * rows.stride, 1, rows.bias, rows.low, rows.high, rows.y + b * rows.y_stride);
+  }
 }
 
 void Backward(const FcLayout* layout, const float* dy, size_t batch, float* dx) {
@@ -42,6 +46,6 @@ void Backward(const FcLayout* layout, const float* dy, size_t batch, float* dx) 
 
 }  // namespace
 
-const FcKernel kFcReference = {Isa::kReference, Make, Forward, Backward};
+const FcKernel kFcReference = {"f32_fc_packed__reference", Isa::kReference, Input::kRows, 0, Make, Forward, nullptr, Backward};
 
 }  // namespace keras_prune

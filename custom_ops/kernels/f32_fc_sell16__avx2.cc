@@ -34,27 +34,26 @@ inline __m256 LoadWeights(const float* codebook, const uint8_t* slots, __m256i c
   return _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(codes, 28)));
 }
 
-struct Output {
-  const float* bias;
-  float low, high;
-  float* y;
+struct Range {
+  uint32_t first, end;
 };
 
 // Sums of half a slice go to their rows.
-inline void StoreLanes(const Sell16Layout& w, size_t first_lane, __m256 sums, const Output& out) {
+inline void StoreLanes(const Sell16Layout& w, size_t first_lane, __m256 sums, const RowBlock& out,
+                       float* y) {
   alignas(32) float values[8];
   _mm256_store_ps(values, sums);
   for (size_t lane = 0; lane < 8 && first_lane + lane < w.kept_rows; ++lane) {
     const uint32_t row = w.row_of[first_lane + lane];
     float v = values[lane] + (out.bias != nullptr ? out.bias[row] : 0.0f);
     v = v < out.low ? out.low : v;
-    out.y[row] = v > out.high ? out.high : v;
+    y[row] = v > out.high ? out.high : v;
   }
 }
 
 template <bool kSmallCodebook>
-void ForwardRow(const Sell16Layout& w, const float* x, const Output& out) {
-  for (uint32_t slice = 0; slice < w.num_slices; ++slice) {
+void ForwardRow(const Sell16Layout& w, const float* x, const RowBlock& out, float* y, Range slices) {
+  for (uint32_t slice = slices.first; slice < slices.end; ++slice) {
     __m256 sums[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
     for (uint32_t step = w.first_step[slice]; step < w.first_step[slice + 1]; ++step) {
       const auto* slots = reinterpret_cast<const uint8_t*>(w.slots + size_t{step} * kLanes);
@@ -68,16 +67,17 @@ void ForwardRow(const Sell16Layout& w, const float* x, const Output& out) {
         sums[half] = _mm256_fmadd_ps(_mm256_andnot_ps(filler, LoadLanes(at, eight)), weights, sums[half]);
       }
     }
-    for (int half = 0; half < 2; ++half) StoreLanes(w, size_t{slice} * kLanes + 8 * half, sums[half], out);
+    for (int half = 0; half < 2; ++half) StoreLanes(w, size_t{slice} * kLanes + 8 * half, sums[half], out, y);
   }
 }
 
-void Forward(const FcLayout* layout, const float* x, size_t batch, const float* bias, float low, float high,
-             float* y) {
+void Forward(const FcLayout* layout, const RowBlock& rows, uint32_t first, uint32_t end) {
   const auto& w = *static_cast<const Sell16Layout*>(layout);
-  for (; batch != 0; --batch, x += w.cols, y += w.rows) {  // loading the lanes is the work: nothing to share
-    const Output out = {bias, low, high, y};
-    w.codebook_size <= 16 ? ForwardRow<true>(w, x, out) : ForwardRow<false>(w, x, out);
+  const auto* x = static_cast<const float*>(rows.x);
+  float* y = rows.y;
+  for (size_t left = rows.count; left != 0; --left, x += rows.stride, y += rows.y_stride) {
+    const Range slices = {first, end};  // loading the lanes is the work: rows of x have nothing to share
+    w.codebook_size <= 16 ? ForwardRow<true>(w, x, rows, y, slices) : ForwardRow<false>(w, x, rows, y, slices);
   }
 }
 
@@ -92,6 +92,6 @@ Status Make(const PackedView& packed, const FcKernel* kernel, FcLayout** out) {
 
 }  // namespace
 
-const FcKernel kFcAvx2 = {Isa::kAvx2, Make, Forward, Sell16Backward};
+const FcKernel kFcAvx2 = {"f32_fc_sell16__avx2", Isa::kAvx2, Input::kRows, 0, Make, Forward, Sell16Split, Sell16Backward};
 
 }  // namespace keras_prune

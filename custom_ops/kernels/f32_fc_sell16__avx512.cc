@@ -48,11 +48,13 @@ inline __m512 LookUp(const __m512* table, __m512i index) {
   }
 }
 
+// Where some batch rows of some slices go.
 struct Output {
   const float* bias;
   float low, high;
   float* y;
   size_t stride;  // from one batch row to the next
+  uint32_t first_slice, end_slice;
 };
 
 // Sums of a slice go to their rows.
@@ -76,7 +78,7 @@ void ForwardTile(const Sell16Layout& w, const float* x, size_t x_stride, const O
   constexpr int kChains = kBatch == 1 ? 4 : 1;  // independent sums hide the latency of the addition
   __m512 codebook[kTables];
   for (int i = 0; i < kTables; ++i) codebook[i] = _mm512_loadu_ps(w.codebook + 16 * i);
-  for (uint32_t slice = 0; slice < w.num_slices; ++slice) {
+  for (uint32_t slice = out.first_slice; slice < out.end_slice; ++slice) {
     __m512 sums[kBatch * kChains];
     for (__m512& sum : sums) sum = _mm512_setzero_ps();
     const auto take_step = [&](uint32_t step, int chain) {
@@ -109,39 +111,42 @@ void ForwardTile(const Sell16Layout& w, const float* x, size_t x_stride, const O
 
 // A window never passes the end of x, unless x is shorter: then a padded copy stands in.
 template <int kWindow, int kTables, int kBatch>
-void PadAndForward(const Sell16Layout& w, const float* x, const Output& out) {
-  if (w.cols >= kWindow) return ForwardTile<kWindow, kTables, kBatch>(w, x, w.cols, out);
+void PadAndForward(const Sell16Layout& w, const float* x, size_t x_stride, const Output& out) {
+  if (w.cols >= kWindow) return ForwardTile<kWindow, kTables, kBatch>(w, x, x_stride, out);
   alignas(64) float padded[kBatch * kWindow] = {};
-  for (int b = 0; b < kBatch; ++b) memcpy(padded + b * kWindow, x + size_t{w.cols} * b, w.cols * sizeof(float));
+  for (int b = 0; b < kBatch; ++b) memcpy(padded + b * kWindow, x + x_stride * b, w.cols * sizeof(float));
   ForwardTile<kWindow, kTables, kBatch>(w, padded, kWindow, out);
 }
 
 // Four rows at a time, unless one row of x fits in the first-level cache and four do not: AlexNet's fc6 (36 KB) runs
 // at .07 ns a weight and row one by one, at .10 to .13 by fours; LeNet's fc1 (3 KB) at .07 and .048.
 template <int kWindow, int kTables>
-void ForwardBatch(const Sell16Layout& w, const float* x, size_t batch, Output out) {
+void ForwardBatch(const Sell16Layout& w, const RowBlock& rows, Output out) {
+  const auto* x = static_cast<const float*>(rows.x);
+  size_t batch = rows.count;
   const size_t row_bytes = w.cols * sizeof(float);
   const bool share = row_bytes > kFirstCacheBytes || 4 * row_bytes <= kFirstCacheBytes;
-  for (; share && batch >= 4; batch -= 4, x += size_t{w.cols} * 4, out.y += size_t{w.rows} * 4) {
-    PadAndForward<kWindow, kTables, 4>(w, x, out);
+  for (; share && batch >= 4; batch -= 4, x += rows.stride * 4, out.y += out.stride * 4) {
+    PadAndForward<kWindow, kTables, 4>(w, x, rows.stride, out);
   }
-  for (; batch != 0; --batch, x += w.cols, out.y += w.rows) PadAndForward<kWindow, kTables, 1>(w, x, out);
+  for (; batch != 0; --batch, x += rows.stride, out.y += out.stride) {
+    PadAndForward<kWindow, kTables, 1>(w, x, rows.stride, out);
+  }
 }
 
 template <int kWindow>
-void ForwardWindow(const Sell16Layout& w, const float* x, size_t batch, const Output& out) {
-  if (w.codebook_size <= 16) return ForwardBatch<kWindow, 1>(w, x, batch, out);
-  if (w.codebook_size <= 32) return ForwardBatch<kWindow, 2>(w, x, batch, out);
-  if (w.codebook_size <= 64) return ForwardBatch<kWindow, 4>(w, x, batch, out);
-  if (w.codebook_size <= 128) return ForwardBatch<kWindow, 8>(w, x, batch, out);
-  return ForwardBatch<kWindow, 16>(w, x, batch, out);
+void ForwardWindow(const Sell16Layout& w, const RowBlock& rows, const Output& out) {
+  if (w.codebook_size <= 16) return ForwardBatch<kWindow, 1>(w, rows, out);
+  if (w.codebook_size <= 32) return ForwardBatch<kWindow, 2>(w, rows, out);
+  if (w.codebook_size <= 64) return ForwardBatch<kWindow, 4>(w, rows, out);
+  if (w.codebook_size <= 128) return ForwardBatch<kWindow, 8>(w, rows, out);
+  return ForwardBatch<kWindow, 16>(w, rows, out);
 }
 
-void Forward(const FcLayout* layout, const float* x, size_t batch, const float* bias, float low, float high,
-             float* y) {
+void Forward(const FcLayout* layout, const RowBlock& rows, uint32_t first, uint32_t end) {
   const auto& w = *static_cast<const Sell16Layout*>(layout);
-  const Output out = {bias, low, high, y, w.rows};
-  w.window == 32 ? ForwardWindow<32>(w, x, batch, out) : ForwardWindow<64>(w, x, batch, out);
+  const Output out = {rows.bias, rows.low, rows.high, rows.y, rows.y_stride, first, end};
+  w.window == 32 ? ForwardWindow<32>(w, rows, out) : ForwardWindow<64>(w, rows, out);
 }
 
 Status Make(const PackedView& packed, const FcKernel* kernel, FcLayout** out) {
@@ -158,6 +163,6 @@ Status Make(const PackedView& packed, const FcKernel* kernel, FcLayout** out) {
 
 }  // namespace
 
-const FcKernel kFcAvx512 = {Isa::kAvx512, Make, Forward, Sell16Backward};
+const FcKernel kFcAvx512 = {"f32_fc_sell16__avx512", Isa::kAvx512, Input::kRows, 0, Make, Forward, Sell16Split, Sell16Backward};
 
 }  // namespace keras_prune

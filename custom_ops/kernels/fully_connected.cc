@@ -4,11 +4,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "inputs.h"
 #include "kernel.h"
 
 namespace keras_prune {
-
-const FcKernel* KernelFor(Isa isa);  // dispatch.cc
 
 // calloc, because the system hands out zeroed pages lazily; what it gave stands just before the aligned address.
 void* AllocateAligned(uint64_t num_bytes) {
@@ -38,9 +37,9 @@ void InitLayout(const PackedView& packed, const FcKernel* kernel, uint64_t num_b
   for (uint32_t code = 0; code < packed.codebook_size; ++code) layout->codebook[code] = CodebookValue(packed, code);
 }
 
-Status MakeFcLayout(const PackedView& packed, Isa isa, FcLayout** out) {
+Status MakeFcLayout(const PackedView& packed, const FcOptions& options, FcLayout** out) {
   *out = nullptr;
-  const FcKernel* kernel = KernelFor(isa);
+  const FcKernel* kernel = KernelFor(options);
   return kernel->make(packed, kernel, out);
 }
 
@@ -48,23 +47,44 @@ void FreeFcLayout(FcLayout* layout) { FreeAligned(layout); }
 uint32_t FcRows(const FcLayout* layout) { return layout->rows; }
 uint32_t FcCols(const FcLayout* layout) { return layout->cols; }
 size_t FcLayoutBytes(const FcLayout* layout) { return layout->num_bytes; }
+const char* FcKernelName(const FcLayout* layout) { return layout->kernel->name; }
+
+bool FcSuits(const FcLayout* layout, size_t batch) {
+  const FcKernel& made = *layout->kernel;
+  const auto activations = made.input == Input::kInt8Rows ? Activations::kInt8 : Activations::kFloat32;
+  return KernelFor({made.isa, activations, batch})->input == made.input;
+}
 
 // What a row without weights gives. Layouts do not list such rows, so that their size follows the packed bytes and not
 // the number of rows that the header claims.
-static void FillRows(uint32_t rows, size_t batch, const float* bias, float low, float high, float* y) {
-  for (; batch != 0; --batch, y += rows) {
+static void FillRows(uint32_t rows, const FcCall& call) {
+  float* y = call.y;
+  for (size_t left = call.batch; left != 0; --left, y += rows) {
     for (uint32_t row = 0; row < rows; ++row) {
-      float v = bias != nullptr ? bias[row] : 0.0f;
-      v = v < low ? low : v;
-      y[row] = v > high ? high : v;
+      float v = call.bias != nullptr ? call.bias[row] : 0.0f;
+      v = v < call.low ? call.low : v;
+      y[row] = v > call.high ? call.high : v;
     }
   }
 }
 
-void FcForward(const FcLayout* layout, const float* x, size_t batch, const float* bias, float low, float high,
-               float* y) {
-  if (layout->kept_rows < layout->rows) FillRows(layout->rows, batch, bias, low, high, y);
-  layout->kernel->forward(layout, x, batch, bias, low, high, y);
+void FcForward(const FcLayout* layout, const FcCall& call) {
+  if (layout->kept_rows < layout->rows) FillRows(layout->rows, call);
+  if (call.batch == 0 || layout->num_parts == 0) return;
+  switch (layout->kernel->input) {
+    case Input::kRows: return ForwardRows(layout, call);
+    case Input::kInt8Rows: return ForwardInt8Rows(layout, call);
+    case Input::kTile: return ForwardTiles(layout, call);
+  }
+}
+
+size_t FcWorkspaceBytes(const FcLayout* layout, size_t batch, int num_threads) {
+  switch (layout->kernel->input) {
+    case Input::kRows: return 0;
+    case Input::kInt8Rows: return Int8RowsBytes(layout, batch);
+    case Input::kTile: return TilesBytes(layout, batch, num_threads);
+  }
+  return 0;
 }
 
 void FcBackward(const FcLayout* layout, const float* dy, size_t batch, float* dx) {

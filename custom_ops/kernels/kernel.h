@@ -1,7 +1,7 @@
 // What the kernels of all instruction sets share; internal to custom_ops/kernels.
 //
-// A new instruction set (ARM's NEON, SVE) is one file f32_fc_<layout>__<isa>.cc with one FcKernel in it, one value of
-// Isa and one line in dispatch.cc. The build compiles the file only where the compiler's flags for <isa> are known.
+// A new kernel is one file <dtype>_fc_<layout>__<isa>.cc with one FcKernel in it and one line in dispatch.cc. The build
+// compiles the file only where the compiler's flags for <isa> are known.
 #ifndef KERAS_PRUNE_KERNELS_KERNEL_H_
 #define KERAS_PRUNE_KERNELS_KERNEL_H_
 
@@ -12,15 +12,41 @@
 
 namespace keras_prune {
 
+// How a kernel wants x.
+enum class Input {
+  kRows,       // float32 (count, cols), as it comes; any count
+  kInt8Rows,   // int8 (count, stride), symmetrically quantized, zeros up to a stride that is a multiple of kAlignment
+  kTile,       // float32 (cols, tile): a column's values of `tile` batch rows stand together; zeros behind `count`
+};
+
+// Some rows of x in the form that a kernel wants, and where their results go.
+struct RowBlock {
+  const void* x;
+  size_t count;         // of batch rows; at most `tile` for Input::kTile
+  size_t stride;        // elements from one batch row of x to the next (kRows, kInt8Rows)
+  const float* scales;  // (count) of kInt8Rows: one step of x, in each row
+  const float* bias;    // (rows) or null
+  float low, high;
+  float* y;             // (count, y_stride)
+  size_t y_stride;
+};
+
 // One way to run a fully connected layer. `make` may give a layout of another kernel where that runs better: a layout
 // names the kernel that made it.
 struct FcKernel {
+  const char* name;  // of the file
   Isa isa;
+  Input input;
+  size_t tile;  // of Input::kTile, at most kMostTile; else 0
   Status (*make)(const PackedView& packed, const FcKernel* kernel, FcLayout** out);
-  void (*forward)(const FcLayout* layout, const float* x, size_t batch, const float* bias, float low, float high,
-                  float* y);
+  // Parts [first, end) of the layout's num_parts; a part's results do not depend on what else is in the range.
+  void (*forward)(const FcLayout* layout, const RowBlock& rows, uint32_t first, uint32_t end);
+  // The part before which `share` of `shares` equal portions of the work end; null: all parts cost the same.
+  uint32_t (*split)(const FcLayout* layout, uint32_t share, uint32_t shares);
   void (*backward)(const FcLayout* layout, const float* dy, size_t batch, float* dx);
 };
+
+constexpr size_t kMostTile = 64;
 
 // The head of every layout. A layout is one allocation: a struct that derives from this one, then its arrays.
 struct FcLayout {
@@ -29,6 +55,7 @@ struct FcLayout {
   uint32_t cols;
   uint32_t kept_rows;  // `forward` writes the rows that have weights; where that is not all, FcForward writes others
   uint32_t codebook_size;
+  uint32_t num_parts;   // what threads may share: slices, or blocks of rows; 0 without kept weights
   size_t num_bytes;     // of the allocation
   float codebook[256];  // by code; 0.0 for code 0 and for codes that are not used
 };
@@ -65,6 +92,9 @@ extern const FcKernel kFcScalar;
 extern const FcKernel kFcAvx2;
 extern const FcKernel kFcAvx512;
 #endif
+
+// The kernel for what is asked for; the next best of the same CPU where there is none.
+const FcKernel* KernelFor(const FcOptions& options);
 
 }  // namespace keras_prune
 

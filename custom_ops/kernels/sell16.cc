@@ -103,7 +103,7 @@ Status Sell16Builder::Build(uint32_t window, uint64_t num_steps, const FcKernel*
   InitLayout(packed_, kernel, num_bytes, layout);
   PlaceArrays(num_steps, layout, layout);
   layout->window = window;
-  layout->num_slices = NumSlices();
+  layout->num_parts = NumSlices();
   layout->kept_rows = num_rows_;
   for (uint32_t at = 0; at < num_rows_; ++at) layout->row_of[at] = rows_[at].row;
   for (uint64_t slot = 0; slot < num_steps * kLanes; ++slot) {  // fillers: each lane another column, inside x
@@ -128,7 +128,7 @@ namespace {
 template <int kBatch>
 void BackwardTile(const Sell16Layout& w, const float* dy, float* dx) {
   const size_t rows = w.rows, cols = w.cols;
-  for (uint32_t slice = 0; slice < w.num_slices; ++slice) {
+  for (uint32_t slice = 0; slice < w.num_parts; ++slice) {
     const uint32_t* row_of = w.row_of + size_t{slice} * kLanes;
     for (uint32_t step = w.first_step[slice]; step < w.first_step[slice + 1]; ++step) {
       const uint16_t* slots = w.slots + size_t{step} * kLanes;
@@ -145,6 +145,13 @@ void BackwardTile(const Sell16Layout& w, const float* dy, float* dx) {
 }
 
 }  // namespace
+
+uint32_t Sell16Split(const FcLayout* layout, uint32_t share, uint32_t shares) {
+  const auto& w = *static_cast<const Sell16Layout*>(layout);
+  const uint64_t steps = w.first_step[w.num_parts];
+  const auto until = static_cast<uint32_t>(steps * share / shares);
+  return static_cast<uint32_t>(std::lower_bound(w.first_step, w.first_step + w.num_parts, until) - w.first_step);
+}
 
 void Sell16Backward(const FcLayout* layout, const float* dy, size_t batch, float* dx) {
   const auto& w = *static_cast<const Sell16Layout*>(layout);

@@ -22,9 +22,8 @@ constexpr uint32_t kBaseAlign = 16;  // bases are whole cache lines of x, except
 // a kernel may load it, but must not use it.
 struct Sell16Layout : FcLayout {
   uint32_t window;
-  uint32_t num_slices;
-  uint32_t* first_step;  // num_slices + 1
-  uint32_t* row_of;      // num_slices * 16; only the first `kept_rows` are rows
+  uint32_t* first_step;  // num_parts + 1
+  uint32_t* row_of;      // num_parts * 16; only the first `kept_rows` are rows
   uint32_t* bases;       // one a step
   uint16_t* slots;       // 16 a step
 };
@@ -65,6 +64,9 @@ class Sell16Builder {
   Row* rows_ = nullptr;  // those with kept weights, the longest first
   uint32_t num_rows_ = 0;
 };
+
+// A slice is a part; its work is its steps.
+uint32_t Sell16Split(const FcLayout* layout, uint32_t share, uint32_t shares);
 
 // dx = dy * W, for any window.
 void Sell16Backward(const FcLayout* layout, const float* dy, size_t batch, float* dx);

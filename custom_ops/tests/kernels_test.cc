@@ -48,7 +48,7 @@ void CheckForward(const PackedView& view, const FcLayout* layout, const std::vec
   std::vector<float> want(call.batch * view.rows), got(call.batch * view.rows + kGuards, kGuard);
   const float* b = call.bias ? bias.data() : nullptr;
   ReferenceForward(view, x.data(), call.batch, b, call.low, call.high, want.data());
-  FcForward(layout, x.data(), call.batch, b, call.low, call.high, got.data());
+  FcForward(layout, {x.data(), call.batch, b, call.low, call.high, got.data()});
   const double magnitude = 4.0 * std::sqrt(view.cols) + 4.0;
   size_t wrong = 0, first = 0;
   for (size_t i = want.size(); i-- > 0;) {
@@ -82,7 +82,7 @@ void CheckLayer(const Layer& layer, const std::vector<size_t>& batches, int gap_
   if (status != Status::kOk) return;
   for (Isa isa : SupportedIsas()) {
     FcLayout* layout = nullptr;
-    EXPECT(MakeFcLayout(view, isa, &layout) == Status::kOk, "%s", IsaName(isa));
+    EXPECT(MakeFcLayout(view, {isa}, &layout) == Status::kOk, "%s", IsaName(isa));
     if (layout == nullptr) continue;
     EXPECT(FcRows(layout) == layer.rows && FcCols(layout) == layer.cols, "%s", IsaName(isa));
     for (size_t batch : batches) {
@@ -175,7 +175,7 @@ TEST(PrunedPositionsNeverTouchX) {
   const float hostile[] = {kInf, -kInf, std::numeric_limits<float>::quiet_NaN()};
   for (Isa isa : SupportedIsas()) {
     FcLayout* layout = nullptr;
-    EXPECT(MakeFcLayout(view, isa, &layout) == Status::kOk, "%s", IsaName(isa));
+    EXPECT(MakeFcLayout(view, {isa}, &layout) == Status::kOk, "%s", IsaName(isa));
     for (size_t batch : {1, 2, 5, 17}) {
       for (uint32_t at = 0; at < layer.cols; at += 3) {
         std::vector<float> x = RandomVector(batch * layer.cols, 73);
@@ -194,7 +194,7 @@ TEST(GradientsOfPrunedPositionsNeverTouchDy) {
   EXPECT(ParsePacked(packed.data(), packed.size(), &view) == Status::kOk, "pack");
   for (Isa isa : SupportedIsas()) {
     FcLayout* layout = nullptr;
-    EXPECT(MakeFcLayout(view, isa, &layout) == Status::kOk, "%s", IsaName(isa));
+    EXPECT(MakeFcLayout(view, {isa}, &layout) == Status::kOk, "%s", IsaName(isa));
     for (uint32_t row = 0; row < layer.rows; ++row) {
       std::vector<float> dy = RandomVector(layer.rows, 83), dx(layer.cols);
       dy[row] = kInf;
@@ -218,7 +218,7 @@ TEST(LayoutsAreSmall) {
   const double dense_bytes = 4.0 * layer.rows * layer.cols;
   for (Isa isa : SupportedIsas()) {
     FcLayout* layout = nullptr;
-    EXPECT(MakeFcLayout(view, isa, &layout) == Status::kOk, "%s", IsaName(isa));
+    EXPECT(MakeFcLayout(view, {isa}, &layout) == Status::kOk, "%s", IsaName(isa));
     EXPECT(FcLayoutBytes(layout) < 0.06 * dense_bytes, "%s: %.3f of dense", IsaName(isa),
            FcLayoutBytes(layout) / dense_bytes);
     FreeFcLayout(layout);
@@ -228,7 +228,7 @@ TEST(LayoutsAreSmall) {
 
 size_t LayoutBytes(const PackedView& view, Isa isa) {
   FcLayout* layout = nullptr;
-  EXPECT(MakeFcLayout(view, isa, &layout) == Status::kOk, "%s", IsaName(isa));
+  EXPECT(MakeFcLayout(view, {isa}, &layout) == Status::kOk, "%s", IsaName(isa));
   const size_t num_bytes = layout != nullptr ? FcLayoutBytes(layout) : 0;
   FreeFcLayout(layout);
   return num_bytes;

@@ -164,7 +164,7 @@ Status MakeShared(const uint8_t* data, size_t num_bytes, Isa isa, const SizeChec
   if (parsed != Status::kOk || !check.accept(check.caller, view.rows, view.cols)) return parsed;
   SharedLayout* shared = static_cast<SharedLayout*>(calloc(1, sizeof(SharedLayout)));
   if (shared == nullptr) return Status::kOutOfMemory;
-  const Status made = MakeFcLayout(view, isa, &shared->layout);
+  const Status made = MakeFcLayout(view, {isa}, &shared->layout);
   if (made != Status::kOk) {
     free(shared);
     return made;

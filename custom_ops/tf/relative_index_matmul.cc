@@ -118,7 +118,7 @@ bool Multiply(const Kernel& kernel, const FcLayout* layout, const TF_Tensor* x, 
   if (kernel.transpose) {
     FcBackward(layout, from, static_cast<size_t>(batch), to);
   } else {
-    FcForward(layout, from, static_cast<size_t>(batch), nullptr, -HUGE_VALF, HUGE_VALF, to);
+    FcForward(layout, {from, static_cast<size_t>(batch), nullptr, -HUGE_VALF, HUGE_VALF, to});
   }
   return true;
 }

@@ -147,7 +147,7 @@ TfLiteStatus MakeLayoutOfVersion1(TfLiteContext* context, PackedFc* op, const Tf
   Status status = ParsePacked(static_cast<const uint8_t*>(t.data), t.bytes, &view);
   KP_REQUIRE(status == Status::kOk, "packed weights %s: %s", NameOf(t), StatusMessage(status));
   if (CheckShapes(context, op, view.rows, view.cols) != kTfLiteOk) return kTfLiteError;
-  status = MakeFcLayout(view, op->isa, &op->layout);
+  status = MakeFcLayout(view, {op->isa}, &op->layout);
   KP_REQUIRE(status == Status::kOk, "packed weights %s: %s", NameOf(t), StatusMessage(status));
   return kTfLiteOk;
 }
@@ -168,7 +168,7 @@ TfLiteStatus MakeLayoutOfVersion2(TfLiteContext* context, PackedFc* op, const Tf
   auto* scratch = num_bytes < SIZE_MAX ? static_cast<uint8_t*>(malloc(static_cast<size_t>(num_bytes) + 1)) : nullptr;
   PackedView entries;
   status = scratch != nullptr ? UnpackEntries(view, scratch, &entries) : Status::kOutOfMemory;
-  if (status == Status::kOk) status = MakeFcLayout(entries, op->isa, &op->layout);
+  if (status == Status::kOk) status = MakeFcLayout(entries, {op->isa}, &op->layout);
   free(scratch);
   KP_REQUIRE(status == Status::kOk, "packed weights %s: %s", NameOf(t), StatusMessage(status));
   return kTfLiteOk;
@@ -223,8 +223,8 @@ TfLiteStatus Invoke(TfLiteContext* context, TfLiteNode* node) {
              NameOf(t[op.bias]));
   if (op.batch == 0) return kTfLiteOk;
   KP_REQUIRE(t[op.x].data != nullptr && t[op.y].data != nullptr, "the input or the output has no memory; export again");
-  FcForward(op.layout, static_cast<const float*>(t[op.x].data), op.batch, bias, op.low, op.high,
-            static_cast<float*>(t[op.y].data));
+  FcForward(op.layout, {static_cast<const float*>(t[op.x].data), op.batch, bias, op.low, op.high,
+                        static_cast<float*>(t[op.y].data)});
   return kTfLiteOk;
 }
 

@@ -1,0 +1,158 @@
+#include "inputs.h"
+
+#include <math.h>
+#include <string.h>
+
+#include <algorithm>
+
+namespace keras_prune {
+namespace {
+
+constexpr size_t kMostInt8Rows = 64;  // quantized at once: as much workspace, whatever the batch
+
+size_t Aligned(size_t num_bytes) { return (num_bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
+struct PartsOfRows {
+  const FcLayout* layout;
+  const RowBlock* rows;
+  uint32_t shares;
+};
+
+uint32_t PartBefore(const FcLayout* layout, uint32_t share, uint32_t shares) {
+  if (share == 0) return 0;
+  if (share == shares) return layout->num_parts;
+  if (layout->kernel->split != nullptr) return layout->kernel->split(layout, share, shares);
+  return static_cast<uint32_t>(uint64_t{layout->num_parts} * share / shares);
+}
+
+void RunShare(void* context, int share) {
+  const auto& work = *static_cast<const PartsOfRows*>(context);
+  const auto at = static_cast<uint32_t>(share);
+  const uint32_t first = PartBefore(work.layout, at, work.shares), end = PartBefore(work.layout, at + 1, work.shares);
+  if (first < end) work.layout->kernel->forward(work.layout, *work.rows, first, end);
+}
+
+RowBlock RowsOf(const FcLayout* layout, const FcCall& call) {
+  RowBlock rows = {};
+  rows.x = call.x;
+  rows.count = call.batch;
+  rows.stride = layout->cols;
+  rows.bias = call.bias;
+  rows.low = call.low;
+  rows.high = call.high;
+  rows.y = call.y;
+  rows.y_stride = layout->rows;
+  return rows;
+}
+
+struct Tiles {
+  const FcLayout* layout;
+  const FcCall* call;
+  size_t num_tiles, shares;
+  Workers* workers;  // of the parts of one tile; null where threads share the tiles
+};
+
+// Tiles [first, end) by one thread, which has the workspace of `share`.
+void RunTiles(const Tiles& work, size_t share, size_t first, size_t end) {
+  const FcLayout* layout = work.layout;
+  const size_t width = layout->kernel->tile, cols = layout->cols;
+  auto* tile = static_cast<float*>(work.call->workspace) + share * Aligned(cols * width * sizeof(float)) / sizeof(float);
+  for (size_t at = first; at < end; ++at) {
+    RowBlock rows = RowsOf(layout, *work.call);
+    const size_t row = at * width;
+    rows.count = std::min(width, work.call->batch - row);
+    LoadTile(work.call->x + row * cols, rows.count, cols, cols, width, tile);
+    rows.x = tile;
+    rows.y += row * layout->rows;
+    ForwardParts(layout, rows, work.workers);
+  }
+}
+
+void RunTilesOfShare(void* context, int part) {
+  const auto& work = *static_cast<const Tiles*>(context);
+  const auto share = static_cast<size_t>(part);
+  RunTiles(work, share, work.num_tiles * share / work.shares, work.num_tiles * (share + 1) / work.shares);
+}
+
+size_t NumTiles(const FcLayout* layout, size_t batch) {
+  const size_t width = layout->kernel->tile;
+  return batch / width + (batch % width != 0);
+}
+
+}  // namespace
+
+void ForwardParts(const FcLayout* layout, const RowBlock& rows, Workers* workers) {
+  PartsOfRows work = {layout, &rows, static_cast<uint32_t>(NumThreads(workers))};
+  if (work.shares == 1) return layout->kernel->forward(layout, rows, 0, layout->num_parts);
+  RunParts(workers, static_cast<int>(work.shares), RunShare, &work);
+}
+
+void ForwardRows(const FcLayout* layout, const FcCall& call) {
+  ForwardParts(layout, RowsOf(layout, call), call.workers);
+}
+
+void ForwardInt8Rows(const FcLayout* layout, const FcCall& call) {
+  const size_t stride = Aligned(layout->cols);
+  auto* values = static_cast<int8_t*>(call.workspace);
+  float scales[kMostInt8Rows];
+  RowBlock rows = RowsOf(layout, call);
+  rows.x = values;
+  rows.stride = stride;
+  rows.scales = scales;
+  for (size_t row = 0; row < call.batch; row += rows.count) {
+    rows.count = std::min(kMostInt8Rows, call.batch - row);
+    for (size_t b = 0; b < rows.count; ++b) {
+      const float* x = call.x + (row + b) * layout->cols;
+      scales[b] = QuantizeRow(x, layout->cols, stride, call.x_scale, values + b * stride);
+    }
+    rows.y = call.y + row * layout->rows;
+    ForwardParts(layout, rows, call.workers);
+  }
+}
+
+size_t Int8RowsBytes(const FcLayout* layout, size_t batch) {
+  return std::min(batch, kMostInt8Rows) * Aligned(layout->cols);
+}
+
+// Threads take whole tiles where there are enough of them, else parts of each.
+void ForwardTiles(const FcLayout* layout, const FcCall& call) {
+  Tiles work = {layout, &call, NumTiles(layout, call.batch), static_cast<size_t>(NumThreads(call.workers)), nullptr};
+  if (work.num_tiles < work.shares) {
+    work.workers = call.workers;
+    return RunTiles(work, 0, 0, work.num_tiles);
+  }
+  RunParts(call.workers, static_cast<int>(work.shares), RunTilesOfShare, &work);
+}
+
+size_t TilesBytes(const FcLayout* layout, size_t batch, int num_threads) {
+  const auto threads = static_cast<size_t>(std::max(num_threads, 1));
+  const size_t shares = NumTiles(layout, batch) < threads ? 1 : threads;
+  return shares * Aligned(layout->cols * layout->kernel->tile * sizeof(float));
+}
+
+float QuantizeRow(const float* x, size_t size, size_t stride, float scale, int8_t* values) {
+  float largest = 0.0f;
+  for (size_t i = 0; i < size; ++i) {
+    const float magnitude = fabsf(x[i]);
+    if (magnitude > largest || magnitude != magnitude) largest = magnitude;  // a NaN stays: nothing is larger
+  }
+  memset(values, 0, stride);
+  if (!isfinite(largest)) return NAN;
+  if (largest == 0.0f) return 0.0f;
+  if (scale == 0.0f) scale = largest / 127.0f;
+  const float inverse = 1.0f / scale;
+  for (size_t i = 0; i < size; ++i) {
+    const float value = x[i] * inverse;
+    values[i] = static_cast<int8_t>(std::max(-127.0f, std::min(127.0f, value + (value < 0.0f ? -0.5f : 0.5f))));
+  }
+  return scale;
+}
+
+void LoadTile(const float* x, size_t count, size_t stride, size_t cols, size_t width, float* tile) {
+  if (count < width) memset(tile, 0, cols * width * sizeof(float));
+  for (size_t b = 0; b < count; ++b) {
+    for (size_t col = 0; col < cols; ++col) tile[col * width + b] = x[b * stride + col];
+  }
+}
+
+}  // namespace keras_prune

@@ -1,0 +1,31 @@
+// x in the form that each kind of kernel wants, and the work shared between threads; internal to custom_ops/kernels.
+#ifndef KERAS_PRUNE_KERNELS_INPUTS_H_
+#define KERAS_PRUNE_KERNELS_INPUTS_H_
+
+#include "kernel.h"
+
+namespace keras_prune {
+
+// Each for kernels of one Input; there are kept weights and batch rows.
+void ForwardRows(const FcLayout* layout, const FcCall& call);
+void ForwardInt8Rows(const FcLayout* layout, const FcCall& call);
+void ForwardTiles(const FcLayout* layout, const FcCall& call);
+
+// The workspace that they need.
+size_t Int8RowsBytes(const FcLayout* layout, size_t batch);
+size_t TilesBytes(const FcLayout* layout, size_t batch, int num_threads);
+
+// Runs all parts of a layout on these rows, shared between the workers.
+void ForwardParts(const FcLayout* layout, const RowBlock& rows, Workers* workers);
+
+// One row, symmetrically: values[i] is x[i] / scale rounded to the nearest, halves away from zero, within -127 to 127;
+// zeros from `size` to `stride`. A scale of 0 asks for the largest |x| / 127. Returns the scale: NaN when a value is not
+// finite (so are all results of the row then), 0 for a row of zeros.
+float QuantizeRow(const float* x, size_t size, size_t stride, float scale, int8_t* values);
+
+// tile[col * width + b] = x[b * stride + col] for b < count, zero up to `width`.
+void LoadTile(const float* x, size_t count, size_t stride, size_t cols, size_t width, float* tile);
+
+}  // namespace keras_prune
+
+#endif  // KERAS_PRUNE_KERNELS_INPUTS_H_
