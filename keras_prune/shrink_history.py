@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from keras_prune.graph import Dependencies, dependencies
+from keras_prune.graph import Dependencies, Group, dependencies
 from keras_prune.shrinking import remove_units
 
 _VERSION = 1
@@ -61,13 +61,14 @@ class ShrinkHistory:
             A new model, as `keras_prune.shrink` returns it; the model itself, if there were no rounds.
 
         Raises:
-            ValueError: the model has other layers, or layers of other sizes.
+            ValueError: the model has other layers, layers of other sizes, or units that must stay and were removed.
         """
         for number, expected in enumerate(self.rounds):
             found = dependencies(model, exact=exact)
             _check(expected, found, number)
             removed = np.zeros(found.num_units, bool)
             for group, (_, _, places) in zip(found.groups, expected, strict=True):
+                _check_free(group, places, number)
                 removed[group.units[places]] = True
             model = remove_units(found, removed)
         return model
@@ -124,6 +125,16 @@ def _group(entry: Any) -> tuple[str, int, list[int]]:
 def _uncounted(name: str) -> str:
     """A name without the numbers that Keras counts up in a process: ``"dense_2"`` is ``"dense"`` in another one."""
     return re.sub(r"_\d+(?=$|[/+#])", "", name)
+
+
+def _check_free(group: Group, places: Sequence[int], number: int) -> None:
+    """Raises ValueError for units of the round that the model must keep."""
+    if places and group.protected is not None:
+        raise ValueError(
+            f"ShrinkHistory.replay: expected units that may go, got {len(places)} of {group.name!r} in round {number}, "
+            f"which must stay: {group.protected}; build the model as the first one was, and give exact=False if it "
+            "was shrunk so"
+        )
 
 
 def _check(expected: Sequence[tuple[str, int, list[int]]], found: Dependencies, number: int) -> None:

@@ -119,3 +119,16 @@ def test_another_layer_of_the_same_size_is_refused():
     remove(keras.Sequential([keras.Input((4,)), keras.layers.Dense(10, name="a"), keras.layers.Dense(2)]), 4, history)
     with pytest.raises(ValueError, match=r"the group \('a', 10\) at place 0, got \('b', 10\)"):
         history.replay(keras.Sequential([keras.Input((4,)), keras.layers.Dense(10, name="b"), keras.layers.Dense(2)]))
+
+
+def test_units_that_must_stay_are_refused():
+    def tied(to_output):
+        x = keras.Input((6,))
+        h = keras.layers.Dense(8, name="hidden")(x)
+        out = keras.layers.Dense(3, name="out")(h)
+        return keras.Model(x, [out, h] if to_output else out)
+
+    history = keras_prune.ShrinkHistory()
+    remove(tied(to_output=False), 3, history)
+    with pytest.raises(ValueError, match=r"got 3 of 'hidden' in round 0, which must stay: the model's output; build"):
+        history.replay(tied(to_output=True))
