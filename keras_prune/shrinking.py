@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_prune.gradients import optimizers_of, slots
 from keras_prune.graph import Dependencies, dependencies
-from keras_prune.graph.calls import as_functional
+from keras_prune.graph.calls import as_functional, long_chains
 from keras_prune.graph.trace import Fold
 from keras_prune.layer_axes import layers_within
 from keras_prune.masks import apply_masks, check_model, named
@@ -40,7 +40,9 @@ def shrink(model: Any, *, round_to: int = 1, minimum: int = 1, exact: bool = Tru
 
     Raises:
         TypeError: not a Keras 3 model.
-        ValueError: a subclassed model, of which only the code knows what follows what.
+        ValueError: a subclassed model, of which only the code knows what follows what, or a layer with weights that
+            several models in the model share, which Keras cannot build anew.
+        RecursionError: more layers in a row than Keras can connect.
 
     Example:
         >>> import keras, keras_prune
@@ -53,9 +55,10 @@ def shrink(model: Any, *, round_to: int = 1, minimum: int = 1, exact: bool = Tru
     apply_masks(named(plain, plain.variables))
     found = dependencies(plain, round_to=round_to, minimum=minimum, exact=exact)
     removed = ~found.keep(found.zero_units())
+    small = remove_units(found, removed)
     if history is not None:
         history.add(found, removed)
-    return remove_units(found, removed)
+    return small
 
 
 def remove_units(found: Dependencies, removed: np.ndarray) -> Any:
@@ -108,11 +111,30 @@ def _contribution(fold: Fold, found: Dependencies, kept: np.ndarray) -> np.ndarr
 def _rebuild(found: Dependencies, kept: np.ndarray) -> Any:
     """A model of the new sizes, with fresh weights."""
     model = found.model
+    _check_shared(model)
     source = model if _is_of_keras(model) else as_functional(model)
     config = _config(source, found, found.kept_ids(kept))
     config["name"] = model.name
-    with keras.saving.custom_object_scope(_own_objects(model)):
+    with keras.saving.custom_object_scope(_own_objects(model)), long_chains(model):
         return type(source).from_config(config)
+
+
+def _check_shared(model: Any) -> None:
+    """Raises ValueError for a layer with weights that stands in two models or wrappers of the model."""
+    first: dict[int, Any] = {}  # id(layer) -> what it was found in first
+    holders = [model]
+    for holder in holders:  # grows while it is read
+        for layer in [*_held(holder).values(), *getattr(holder, "layers", ())]:
+            if id(layer) not in first:
+                first[id(layer)] = holder
+                holders.append(layer)
+            elif layer.variables:
+                raise ValueError(
+                    f"shrink: expected each layer with weights in one model alone, got {layer.name!r} in "
+                    f"{first[id(layer)].name!r} and in {holder.name!r}, of which Keras makes two layers when it builds "
+                    "a model anew, saves or clones it; call the layer in one functional model only, without the "
+                    "models or wrappers around it"
+                )
 
 
 def _own_objects(model: Any) -> dict[str, Any]:

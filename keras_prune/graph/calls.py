@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -68,6 +70,7 @@ def as_functional(model: Any) -> Any:
 
     Raises:
         ValueError: only the code of a subclassed model knows what follows what, or it is not built.
+        RecursionError: more layers in a row than Python allows calls within calls.
     """
     if not is_graph(model):
         raise ValueError(
@@ -75,7 +78,22 @@ def as_functional(model: Any) -> Any:
             f"{model.name!r}, of which only its code knows what follows a layer; build it with keras.Model(inputs, "
             "outputs)"
         )
-    return keras.Model(list(model.inputs), list(model.outputs), name="trace")
+    with long_chains(model):
+        return keras.Model(list(model.inputs), list(model.outputs), name="trace")
+
+
+@contextlib.contextmanager
+def long_chains(model: Any) -> Iterator[None]:
+    """Says what to do where Keras, which goes back from each layer to those before it by recursion, ends in it."""
+    try:
+        yield
+    except RecursionError as error:
+        limit = sys.getrecursionlimit()
+        raise RecursionError(
+            f"model: expected fewer layers in a row than the {limit} calls within calls that Python allows, for Keras "
+            f"connects them by recursion, got {model.name!r} with {len(model.layers)} layers; raise the limit before: "
+            f"sys.setrecursionlimit({max(10 * limit, 10_000)})"
+        ) from error
 
 
 def read_calls(model: Any) -> Calls:

@@ -1,0 +1,107 @@
+"""Models that cannot be shrunk: the error says why, and nothing is changed."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_prune
+
+
+@pytest.fixture
+def recursion_limit():
+    """Sets Python's limit for one test."""
+    before = sys.getrecursionlimit()
+    yield sys.setrecursionlimit
+    sys.setrecursionlimit(before)
+
+
+def chain(number):
+    """So many layers in a row between two dense ones."""
+    x = inputs = keras.Input((4,))
+    x = layers.Dense(6, name="first")(x)
+    for _ in range(number - 2):
+        x = layers.ReLU()(x)
+    return keras.Model(inputs, layers.Dense(2, name="last")(x))
+
+
+def test_a_thousand_layers_in_a_row(recursion_limit):
+    """As deep as Keras itself can connect."""
+    recursion_limit(5000)
+    model = keras_prune.prune(chain(1000), 0.5, pattern=keras_prune.Channel())
+    small = keras_prune.shrink(model)
+    assert small.get_layer("first").units == 3
+    x = np.ones((2, 4), "float32")
+    np.testing.assert_allclose(small(x), model(x), rtol=1e-6)
+
+
+def test_more_layers_in_a_row_than_python_allows_calls(recursion_limit):
+    model = chain(150)
+    recursion_limit(len(inspect.stack()) + 120)
+    with pytest.raises(
+        RecursionError, match=r"with 151 layers; raise the limit before: sys.setrecursionlimit\(10000\)"
+    ):
+        keras_prune.dependencies(model)
+
+
+def in_two_models():
+    """A layer in two models."""
+    shared, inputs = layers.Dense(6, name="shared"), keras.Input((4,))
+    a, b = (keras.Sequential([keras.Input((4,)), shared, layers.Dense(5)], name=name) for name in "ab")
+    return keras.Model(inputs, layers.Dense(2)(a(inputs) + b(inputs)))
+
+
+def beside_its_model():
+    """A layer in a model, and beside it."""
+    shared, inputs = layers.Dense(6, name="shared"), keras.Input((4,))
+    a = keras.Sequential([keras.Input((4,)), shared, layers.Dense(5)], name="a")
+    return keras.Model(inputs, layers.Dense(2)(layers.concatenate([a(inputs), shared(inputs)])), name="b")
+
+
+def beside_its_wrapper():
+    """A layer in a wrapper, and beside it."""
+    shared, inputs = layers.Dense(6, name="shared"), keras.Input((3, 4))
+    steps = layers.TimeDistributed(shared, name="a")
+    return keras.Model(inputs, layers.Dense(2)(layers.concatenate([steps(inputs), shared(inputs)])), name="b")
+
+
+def model_in_two_models():
+    """A model in two models."""
+    shared, inputs = keras.Sequential([keras.Input((4,)), layers.Dense(6)], name="shared"), keras.Input((4,))
+    a, b = (keras.Sequential([keras.Input((4,)), shared, layers.Dense(5)], name=name) for name in "ab")
+    return keras.Model(inputs, layers.Dense(2)(a(inputs) + b(inputs)))
+
+
+@pytest.mark.parametrize("build", [in_two_models, beside_its_model, beside_its_wrapper, model_in_two_models])
+def test_a_layer_in_two_models_is_refused(build):
+    history = keras_prune.ShrinkHistory()
+    model = keras_prune.prune(build(), 0.4, pattern=keras_prune.Channel())
+    with pytest.raises(ValueError, match=r"got 'shared' in '(a|b)' and in '(a|b)', of which Keras makes two layers"):
+        keras_prune.shrink(model, history=history)
+    assert history.rounds == []
+
+
+def test_a_model_that_is_called_twice_shrinks():
+    keras.utils.set_random_seed(0)
+    twice = keras.Sequential([keras.Input((4,)), layers.Dense(6, name="wide"), layers.Dense(4)], name="twice")
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, layers.Dense(2)(twice(twice(layers.Dense(4)(inputs)))))
+    small = keras_prune.shrink(keras_prune.prune(model, 0.5, pattern=keras_prune.Channel()))
+    assert small.get_layer("twice").get_layer("wide").units == 3
+    x = np.ones((2, 4), "float32")
+    np.testing.assert_allclose(small(x), model(x), rtol=1e-5)
+
+
+def test_a_layer_without_weights_in_two_models_becomes_two():
+    shared, inputs = layers.ReLU(name="shared"), keras.Input((4,))
+    a, b = (keras.Sequential([keras.Input((4,)), layers.Dense(6), shared], name=name) for name in "ab")
+    model = keras_prune.prune(
+        keras.Model(inputs, layers.Dense(2)(a(inputs) + b(inputs))), 0.5, pattern=keras_prune.Channel()
+    )
+    x = np.ones((2, 4), "float32")
+    np.testing.assert_allclose(keras_prune.shrink(model)(x), model(x), rtol=1e-5)
