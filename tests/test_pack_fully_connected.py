@@ -15,7 +15,7 @@ from keras_prune_export import flatbuffer, packing
 from keras_prune_export.flatbuffer import schema
 from keras_prune_export.schemes import Schemes
 from keras_prune_export.targets import packed as target
-from keras_prune_export.transformations.pack_fully_connected import options_bytes
+from keras_prune_export.targets.fully_connected import Options
 from keras_prune_export.transformations.tidy import shorten_names
 
 
@@ -46,8 +46,39 @@ def test_fused_activation_and_dimensions(activation, keep_num_dims):
     assert_same(got, want)
 
 
+OPTIONS = {
+    "010301006137a582": Options(3, True),
+    "01010001d8e23def": Options(1, activations="int8"),
+    "0100000207cd94a500000040": Options(activations="int8", x_scale=2.0),
+}
+
+
 def test_options_golden():
-    assert options_bytes(3, True).hex() == "010301006137a582"
+    for text, options in OPTIONS.items():
+        assert options.to_bytes().hex() == text
+        assert Options.from_bytes(bytes.fromhex(text)) == options
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"expected 8 or 12 bytes of options of version 1, got  \(0 bytes\)"),
+        ("010301006137a5", "7 bytes"),
+        ("020301006137a582", "version 1, got 020301006137a582"),
+        ("010401006137a582", "010401006137a582 are not known"),
+        ("010302006137a582", "are not known"),
+        ("010301036137a582", "are not known"),
+        ("010301026137a582", "are not known"),  # a scale is missing
+        ("010301016137a58200000040", "are not known"),  # a scale too many
+        ("01000002000000000000807f", "are not known"),  # infinite
+        ("010000020000000000000080", "are not known"),
+        ("010000020000000000000000", "are not known"),
+        ("010301006137a583", "checksum does not match"),
+    ],
+)
+def test_options_that_are_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        Options.from_bytes(bytes.fromhex(text))
 
 
 def test_report_golden():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from typing import Any
 
 import numpy as np
@@ -11,10 +9,9 @@ import numpy as np
 from keras_prune_export import edits, flatbuffer
 from keras_prune_export.flatbuffer import schema
 from keras_prune_export.targets import packed as target
+from keras_prune_export.targets.fully_connected import Options
 from keras_prune_export.transformations.constants import Reader, View
 
-OPTIONS_VERSION = 1
-_KEEP_NUM_DIMS = 1
 # TFLite's activations that the operator has; the numbers are the same in its options.
 _ACTIVATIONS = {
     schema.ActivationFunctionType.NONE,
@@ -22,20 +19,6 @@ _ACTIVATIONS = {
     schema.ActivationFunctionType.RELU_N1_TO_1,
     schema.ActivationFunctionType.RELU6,
 }
-
-
-def options_bytes(activation: int, keep_num_dims: bool) -> bytes:
-    """The operator's custom options.
-
-    Args:
-        activation: fused activation, 0 to 3, numbered as in TFLite's schema.
-        keep_num_dims: keep the leading dimensions of the input.
-
-    Returns:
-        The 8 bytes that docs/format.md describes.
-    """
-    head = struct.pack("<BBBB", OPTIONS_VERSION, activation, _KEEP_NUM_DIMS if keep_num_dims else 0, 0)
-    return head + struct.pack("<I", zlib.crc32(head))
 
 
 def why_not_computed(model: Any, reader: Reader) -> str:
@@ -77,7 +60,9 @@ def pack_fully_connected(model: Any, view: View, packed: bytes) -> None:
     tensors = edits.add_bytes(model, packed, {reader.graph for reader in view.readers}, name=_name(model, view))
     for reader in view.readers:
         op, options = reader.op, reader.op.builtinOptions
-        data = options_bytes(getattr(options, "fusedActivationFunction", 0), bool(getattr(options, "keepNumDims", 0)))
+        data = Options(
+            getattr(options, "fusedActivationFunction", 0), bool(getattr(options, "keepNumDims", 0))
+        ).to_bytes()
         op.opcodeIndex, op.builtinOptionsType, op.builtinOptions = code, 0, None
         op.customOptions = np.frombuffer(data, np.uint8)
         inputs = [*flatbuffer.indices(op.inputs), -1][:3]
