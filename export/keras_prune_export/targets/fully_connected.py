@@ -46,7 +46,7 @@ class Options:
         if len(data) not in (8, 12) or data[0] != OPTIONS_VERSION:
             raise ValueError(
                 f"packed operator: expected 8 or 12 bytes of options of version {OPTIONS_VERSION}, got "
-                f"{data[:12].hex()} ({len(data)} bytes); install a keras_prune that reads them, or export the model again"
+                f"{data[:12].hex()} ({len(data)} bytes); install a keras_prune that reads them"
             )
         _, activation, flags, arithmetic = _HEAD.unpack(data[:4])
         scale = struct.unpack("<f", data[8:])[0] if len(data) == 12 else None
