@@ -55,9 +55,7 @@ bool FcSuits(const FcLayout* layout, size_t batch) {
   return KernelFor({made.isa, activations, batch})->input == made.input;
 }
 
-// What a row without weights gives. Layouts do not list such rows, so that their size follows the packed bytes and not
-// the number of rows that the header claims.
-static void FillRows(uint32_t rows, const FcCall& call) {
+void FillRows(uint32_t rows, const FcCall& call) {
   float* y = call.y;
   for (size_t left = call.batch; left != 0; --left, y += rows) {
     for (uint32_t row = 0; row < rows; ++row) {

@@ -11,6 +11,10 @@ void ForwardRows(const FcLayout* layout, const FcCall& call);
 void ForwardInt8Rows(const FcLayout* layout, const FcCall& call);
 void ForwardTiles(const FcLayout* layout, const FcCall& call);
 
+// What rows without weights give, in all rows: layouts do not list such rows, so that their size follows the packed bytes
+// and not the number of rows that the header claims.
+void FillRows(uint32_t rows, const FcCall& call);
+
 // The workspace that they need.
 size_t Int8RowsBytes(const FcLayout* layout, size_t batch);
 size_t TilesBytes(const FcLayout* layout, size_t batch, int num_threads);

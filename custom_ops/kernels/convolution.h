@@ -1,0 +1,31 @@
+// Convolutions on packed weights: a fully connected layer on each output pixel's patch, of kernel_h * kernel_w * channels
+// values of x. Patches are made a few at a time in the form that the layer's kernel wants; all of them (im2col) are
+// never in memory. Computing allocates nothing.
+#ifndef KERAS_PRUNE_KERNELS_CONVOLUTION_H_
+#define KERAS_PRUNE_KERNELS_CONVOLUTION_H_
+
+#include "fully_connected.h"
+
+namespace keras_prune {
+
+// Images are row-major (batch, height, width, channels); a patch is (kernel_h, kernel_w, channels), so that the weights'
+// matrix has kernel_h * kernel_w * channels columns. What lies outside an image is zero.
+struct ConvShape {
+  size_t batch, in_h, in_w, channels;
+  size_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w;
+  size_t pad_top, pad_left;  // zeros before the first row and the first column
+  size_t out_h, out_w;
+};
+
+// Batch rows of the fully connected layer: what a layout is best made for. All sizes are in the caller's tensors.
+inline size_t ConvPixels(const ConvShape& shape) { return shape.batch * shape.out_h * shape.out_w; }
+
+// What a call needs.
+size_t ConvWorkspaceBytes(const FcLayout* layout, const ConvShape& shape, int num_threads);
+
+// call.x: (batch, in_h, in_w, channels), call.y: (batch, out_h, out_w, rows); call.batch is ConvPixels(shape).
+void ConvForward(const FcLayout* layout, const ConvShape& shape, const FcCall& call);
+
+}  // namespace keras_prune
+
+#endif  // KERAS_PRUNE_KERNELS_CONVOLUTION_H_

@@ -1,0 +1,62 @@
+#include "load_pixels.h"
+
+#include <string.h>
+
+namespace keras_prune {
+namespace {
+
+// Vectors of the compiler's own, which every 64-bit processor has; where it does not know them, four floats one by one.
+#if defined(__has_builtin) && (defined(__x86_64__) || defined(__aarch64__))
+#if __has_builtin(__builtin_shufflevector)
+#define KERAS_PRUNE_HAS_VECTORS 1
+#endif
+#endif
+
+#if defined(KERAS_PRUNE_HAS_VECTORS)
+using Vector = float __attribute__((vector_size(16)));
+
+Vector Load(const float* from) {
+  Vector v;
+  memcpy(&v, from, sizeof v);
+  return v;
+}
+
+void Store(Vector v, float* to) { memcpy(to, &v, sizeof v); }
+
+// Four channels of four pixels.
+void Transpose4x4(const float* const* pixels, size_t width, size_t channel, float* tile) {
+  const Vector a = Load(pixels[0] + channel), b = Load(pixels[1] + channel);
+  const Vector c = Load(pixels[2] + channel), d = Load(pixels[3] + channel);
+  const Vector ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), cd = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+  const Vector ab2 = __builtin_shufflevector(a, b, 2, 6, 3, 7), cd2 = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+  Store(__builtin_shufflevector(ab, cd, 0, 1, 4, 5), tile);
+  Store(__builtin_shufflevector(ab, cd, 2, 3, 6, 7), tile + width);
+  Store(__builtin_shufflevector(ab2, cd2, 0, 1, 4, 5), tile + 2 * width);
+  Store(__builtin_shufflevector(ab2, cd2, 2, 3, 6, 7), tile + 3 * width);
+}
+#else
+void Transpose4x4(const float* const* pixels, size_t width, size_t channel, float* tile) {
+  for (size_t k = 0; k < 4; ++k) {
+    for (size_t i = 0; i < 4; ++i) tile[k * width + i] = pixels[i][channel + k];
+  }
+}
+#endif
+
+}  // namespace
+
+// Channels outside: a tile is written front to back, and what is read next of each pixel lies in the same cache line.
+void LoadPixels(const float* const* pixels, size_t width, size_t channels, float* tile) {
+  size_t channel = 0;
+  for (; channel + 4 <= channels; channel += 4, tile += 4 * width) {
+    size_t i = 0;
+    for (; i + 4 <= width; i += 4) Transpose4x4(pixels + i, width, channel, tile + i);
+    for (; i < width; ++i) {
+      for (size_t k = 0; k < 4; ++k) tile[k * width + i] = pixels[i][channel + k];
+    }
+  }
+  for (; channel < channels; ++channel, tile += width) {
+    for (size_t i = 0; i < width; ++i) tile[i] = pixels[i][channel];
+  }
+}
+
+}  // namespace keras_prune
