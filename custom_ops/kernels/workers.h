@@ -4,16 +4,24 @@
 
 namespace keras_prune {
 
-struct Workers;  // opaque
+struct Workers;  // opaque; it may be used by several threads at once
 
-// `num_threads` counts the caller's own; null when it is 1 or less, or when no thread can be started.
+// `num_threads` counts the caller's own; null when it is 1 or less, or without memory. No thread is started before the
+// first call that has parts for one, and no CPU time is used between calls, but for some microseconds after each.
 Workers* MakeWorkers(int num_threads);
+
+// Ends the threads; nobody may be computing on them.
 void FreeWorkers(Workers* workers);
 int NumThreads(const Workers* workers);  // 1 for null
 
-// Calls task(context, part) for each part from 0 to num_parts - 1, on the caller's thread and the others; returns when all
-// are done. One call at a time computes on the workers: a caller that finds them busy does its parts alone.
+// Calls task(context, part) for each part from 0 to num_parts - 1, on the caller's thread and the others, whoever is free
+// takes the next; returns when all are done. All parts see the caller's rounding and treatment of denormals. One call at
+// a time computes on the workers: a caller that finds them busy does its parts alone, and so does a process that was
+// forked after the threads were started, for it has none of them.
 void RunParts(Workers* workers, int num_parts, void (*task)(void* context, int part), void* context);
+
+// CPUs that this process may run on: more threads than that only take turns.
+int NumCpus();
 
 }  // namespace keras_prune
 
