@@ -40,6 +40,12 @@ const char* FcKernelName(const FcLayout* layout);  // for example "f32_fc_sell16
 // Whether a layout is of the kind that MakeFcLayout makes for this batch.
 bool FcSuits(const FcLayout* layout, size_t batch);
 
+// Whether MakeFcLayout makes the same layout for both. Unlike FcSuits it also holds where another kernel's runs better.
+bool FcSameLayout(const FcOptions& a, const FcOptions& b);
+
+// How many of `num_threads` pay for a call of this batch: all, or 1 where it is done before another thread is awake.
+int FcThreads(const FcLayout* layout, size_t batch, int num_threads);
+
 // x: (batch, cols), y: (batch, rows), row-major float32; bias: (rows) or null; y is clamped to [low, high].
 struct FcCall {
   const float* x;
