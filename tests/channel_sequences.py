@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import pytest
 from channel_models import Case, conv, register  # type: ignore[import-not-found]
-from keras import layers
+from keras import layers, ops
 
 CASES: dict[str, Case] = {}
 case = register(CASES)
@@ -127,6 +127,26 @@ def clip() -> Any:
     stack = [layers.Conv3D(4, 3, padding="same", activation="relu"), layers.MaxPooling3D((1, 4, 4))]
     stack += [layers.Reshape((4, 16)), layers.GRU(7), layers.Dense(5)]
     return keras.Sequential([keras.Input((4, 8, 8, 2)), *stack])
+
+
+@case(units=8 + 2 + 4)
+def places_of_any_size() -> Any:
+    """Each place of a picture whose sides are not known is a step; of six channels each third goes with its like."""
+    x = inputs = keras.Input((None, None, 3))
+    x = layers.Reshape((-1, 8))(conv(8, activation="relu")(x))
+    x = layers.Reshape((-1, 3, 2))(layers.Dense(6, activation="relu", name="threes")(x))
+    x = layers.Reshape((-1, 6))(x)
+    x = layers.Dense(4, activation="relu")(x)
+    return keras.Model(inputs, layers.Dense(5)(layers.GlobalAveragePooling1D()(x)))
+
+
+@case(units=8 + 6)
+def places_as_examples() -> Any:
+    """The batch takes in the places, and gives them back."""
+    x = inputs = keras.Input((6, 6, 3))
+    x = ops.reshape(conv(8, activation="relu")(x), (-1, 8))
+    x = ops.reshape(layers.Dense(6, activation="relu")(x), (-1, 36, 6))
+    return keras.Model(inputs, layers.Dense(5)(layers.GlobalAveragePooling1D()(x)))
 
 
 _KEY_BIAS = "adds the same to all scores of a query: softmax takes it away"

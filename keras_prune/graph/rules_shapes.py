@@ -21,7 +21,7 @@ def reshaped(trace: Trace, flow: Flow, shape: Shape) -> Flow:
 
     Args:
         trace: the trace.
-        flow: with its batch first, which stays.
+        flow: with its batch first.
         shape: the new one, with None where it is unknown.
     """
     flow = trace.compress(flow)
@@ -33,11 +33,11 @@ def reshaped(trace: Trace, flow: Flow, shape: Shape) -> Flow:
     if not any(flow.varies(axis) for axis in range(flow.rank)):
         trace.stop([flow], f"{trace.path!r} gives a single channel another shape")
         return Flow.fixed(shape)
-    blocks = _blocks(flow.shape[1:], shape[1:])
-    if blocks is None:
+    blocks, left = _blocks(flow.shape[1:], shape[1:])
+    if any(flow.varies(axis + 1) for axis in range(left)):
         trace.stop([flow], f"{trace.path!r} reshapes axes of unknown length")
         return Flow.fixed(shape)
-    form, target = [1], [1]
+    form, target = [1] * (1 + left), [1] * (len(shape) - sum(len(new) for _, new in blocks))
     for old, new in blocks:
         varies = any(flow.varies(axis + 1) for axis in old)
         form += [int(flow.shape[axis + 1] or 1) if varies else 1 for axis in old]
@@ -47,34 +47,29 @@ def reshaped(trace: Trace, flow: Flow, shape: Shape) -> Flow:
     return trace.rectangular(Flow(shape, ids, value))
 
 
-def _blocks(old: Sequence[int | None], new: Sequence[int | None]) -> list[tuple[list[int], list[int]]] | None:
-    """Which axes become which: runs of axes of equal products; None if unknown lengths leave it open."""
-    blocks: list[tuple[list[int], list[int]]] = []
-    i = j = 0
-    while i < len(old) or j < len(new):
-        left, right = [i] if i < len(old) else [], [j] if j < len(new) else []
-        i, j = i + len(left), j + len(right)
-        while _size(old, left) != _size(new, right):
-            a, b = _size(old, left), _size(new, right)
-            if a is None or b is None:
-                return None
-            if a < b and i < len(old):
-                left.append(i)
-                i += 1
-            elif b < a and j < len(new):
-                right.append(j)
-                j += 1
-            else:
-                return None
-        blocks.append((left, right))
-    return blocks
+def _blocks(old: Sequence[int | None], new: Sequence[int | None]) -> tuple[list[tuple[range, range]], int]:
+    """Which axes become which: runs of axes of equal products; and how many old axes are left before them.
+
+    They are found from the last axis on, up to unknown lengths: what is behind an axis fixes a place on it, whatever
+    is before it, even where the batch takes part.
+    """
+    blocks: list[tuple[range, range]] = []
+    i, j = len(old), len(new)
+    while i or j:
+        first, second = max(i - 1, 0), max(j - 1, 0)
+        while (a := _size(old[first:i])) != (b := _size(new[second:j])):
+            if a is None or b is None or not (first if a < b else second):
+                return blocks[::-1], i
+            first, second = (first - 1, second) if a < b else (first, second - 1)
+        if a is None:
+            return blocks[::-1], i
+        blocks.append((range(first, i), range(second, j)))
+        i, j = first, second
+    return blocks[::-1], 0
 
 
-def _size(shape: Sequence[int | None], axes: list[int]) -> int | None:
-    if len(axes) == 1:
-        return shape[axes[0]]
-    sizes = [shape[axis] for axis in axes]
-    return None if None in sizes else math.prod(n for n in sizes if n is not None)
+def _size(shape: Sequence[int | None]) -> int | None:
+    return None if None in shape else math.prod(n for n in shape if n is not None)
 
 
 def _edit_shape(trace: Trace, layer: Any, flow: Flow, *, key: str) -> None:
