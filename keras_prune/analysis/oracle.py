@@ -126,6 +126,7 @@ def oracle(
     groups: str | Sequence[str] | None = None,
     units_per_group: int | None = None,
     protected: Sequence[str] = (),
+    exact: bool = True,
     resume: str | os.PathLike[str] | None = None,
 ) -> Oracle:
     """Measures the exact change of the loss on removal of each unit, one at a time: ``C(without unit) - C``.
@@ -142,6 +143,8 @@ def oracle(
         units_per_group: how many units of each group to measure, >= 1, evenly spread; None: all. Of a net with
             thousands of units a part tells how criteria rank.
         protected: as in `keras_prune.Channel`: layers whose units stay.
+        exact: as in `keras_prune.Channel`: False measures also the units that zeros would change the statistics of a
+            normalization by. These statistics count the zeros, as those of the masked model do.
         resume: a file that gets the measurements as they are made; a run that was broken off goes on from it,
             also with other ``groups`` or ``units_per_group``.
 
@@ -160,7 +163,7 @@ def oracle(
     Molchanov, Tyree, Karras, Aila and Kautz 2017, section 2.1 and figure 1 (https://arxiv.org/abs/1611.06440).
     """
     check_model(model)
-    graph = dependencies(model, protected=protected)
+    graph = dependencies(model, protected=protected, exact=exact)
     chosen = _spread(_chosen(graph, groups), units_per_group)
     loss_of = _loss_of(model, data)
     settings = {**fingerprints(model, data), "groups": {group.name: group.units.tolist() for group in graph.free}}

@@ -124,6 +124,7 @@ def rank_correlation(
     criteria: Sequence[Any] = CRITERIA,
     oracle: Oracle | None = None,
     protected: Sequence[str] = (),
+    exact: bool = True,
     resume: str | os.PathLike[str] | None = None,
 ) -> RankCorrelation:
     """Compares how criteria rank the units with what their removal does to the loss.
@@ -138,6 +139,7 @@ def rank_correlation(
         criteria: names or criteria.
         oracle: of this model, if it was measured already.
         protected: as in `keras_prune.oracle`.
+        exact: as in `keras_prune.oracle`.
         resume: as in `keras_prune.oracle`.
 
     Returns:
@@ -155,15 +157,16 @@ def rank_correlation(
     Molchanov, Tyree, Karras, Aila and Kautz 2017, table 1 (https://arxiv.org/abs/1611.06440).
     """
     chosen = {_name(criterion): known.get(criterion) for criterion in criteria}
-    found = measure(model, data, protected=protected, resume=resume) if oracle is None else oracle
-    groups = {group.name: group for group in dependencies(model, protected=protected).free if group.name in found.units}
+    found = measure(model, data, protected=protected, exact=exact, resume=resume) if oracle is None else oracle
+    free = dependencies(model, protected=protected, exact=exact).free
+    groups = {group.name: group for group in free if group.name in found.units}
     places = {}
     for name, units in found.units.items():
         order = {unit: place for place, unit in enumerate(groups[name].units.tolist())} if name in groups else {}
         if not order.keys() >= set(units.tolist()):
             raise ValueError(
                 f"oracle: expected one of this model, got units of {name!r} that it has not, or that are protected; "
-                "measure it anew: keras_prune.oracle(model, data)"
+                "measure it anew: keras_prune.oracle(model, data), or give the arguments that it was measured with"
             )
         places[name] = [order[unit] for unit in units.tolist()]
     scores = {name: _scores(model, data, criterion, groups=groups) for name, criterion in chosen.items()}
