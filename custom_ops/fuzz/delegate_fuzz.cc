@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "../tflite/packed_fc.h"
+#include "../tflite/shared.h"
 #include "../tflite/unpack.h"
 #include "fuzzing.h"
 
@@ -93,7 +94,7 @@ class Runtime {
   void Run() {
     TfLiteDelegate* delegate = tflite_plugin_create_delegate(nullptr, nullptr, 0, nullptr);
     FUZZ_EXPECT(delegate != nullptr);
-    if ((head_.flags & kScalar) != 0) *static_cast<Isa*>(delegate->data) = Isa::kScalar;
+    if ((head_.flags & kScalar) != 0) static_cast<Shared*>(delegate->data)->isa = Isa::kScalar;
     const bool taken = delegate->Prepare(&context_, delegate) == kTfLiteOk;
     for (int batch = 0; taken && batch < 2; ++batch) {
       if (PrepareAll()) InvokeAll();

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "../tflite/packed_fc.h"
+#include "../tflite/shared.h"
 #include "packing.h"
 #include "testing.h"
 
@@ -23,6 +24,11 @@ TfLiteIntArray* NewArray(const std::vector<int>& values) {
   return array;
 }
 
+Isa BestIsa() {
+  bool ok;
+  return SelectIsa(&ok);
+}
+
 // A graph of one packed operator: x (2, 20), packed, bias (3), y (2, 3).
 struct Graph {
   Layer layer = RandomLayer(3, 20, 0.5, 16, 5);
@@ -33,7 +39,7 @@ struct Graph {
   TfLiteNode node = {};
   TfLiteRegistration registration = PackedFcRegistration();
   TfLiteContext context = {};
-  Isa isa = Isa::kScalar;
+  Shared shared = {BestIsa(), 3, nullptr};
   std::string error;
 
   Graph() {
@@ -60,11 +66,13 @@ struct Graph {
       return kTfLiteOk;
     };
     context.ReportError = KeepError;
+    context.recommended_num_threads = -1;
     Init();
   }
 
   ~Graph() {
     registration.free(&context, node.user_data);
+    FreePools(&shared);
     for (TfLiteTensor& t : tensors) std::free(t.dims);
     std::free(node.inputs);
     std::free(node.outputs);
@@ -73,7 +81,7 @@ struct Graph {
   // Again after the node was changed.
   void Init() {
     TfLiteDelegate delegate = {};
-    delegate.data = &isa;
+    delegate.data = &shared;
     TfLiteIntArray* replaced = NewArray({0});
     TfLiteDelegateParams params = {&delegate, replaced, nullptr, nullptr};
     registration.free(&context, node.user_data);
@@ -176,6 +184,68 @@ TEST(AnEmptyBatchNeedsNoMemory) {
   g.Set(kX, kTfLiteFloat32, kTfLiteArenaRw, {0, 20}, nullptr, 0);
   g.tensors[kY].data = nullptr;
   EXPECT(g.Prepare() && g.Invoke(), "%s", g.error.c_str());
+}
+
+// A layer that is large enough for threads at any batch.
+struct LargeGraph : Graph {
+  static constexpr int kRows = 700, kCols = 900;
+  LargeGraph() {
+    layer = RandomLayer(kRows, kCols, 0.9, 16, 6);
+    packed = Pack(layer);
+    bias = RandomVector(kRows);
+    Set(kPacked, kTfLiteUInt8, kTfLiteMmapRo, {static_cast<int>(packed.size())}, packed.data(), packed.size());
+    Set(kBias, kTfLiteFloat32, kTfLiteMmapRo, {kRows}, bias.data(), kRows * sizeof(float));
+  }
+
+  // The results for a batch, or none after an error.
+  std::vector<float> Compute(int batch, int num_threads) {
+    x = RandomVector(static_cast<uint32_t>(batch * kCols));
+    y.assign(static_cast<size_t>(batch) * kRows, -7.0f);
+    Set(kX, kTfLiteFloat32, kTfLiteArenaRw, {batch, kCols}, x.data(), x.size() * sizeof(float));
+    Set(kY, kTfLiteFloat32, kTfLiteArenaRw, {batch, kRows}, y.data(), y.size() * sizeof(float));
+    context.recommended_num_threads = num_threads;
+    const bool ok = Prepare() && Invoke();
+    EXPECT(ok, "%s", error.c_str());
+    return ok ? y : std::vector<float>();
+  }
+};
+
+TEST(ResultsAreTheSameForAnyNumberOfThreads) {
+  LargeGraph g;
+  for (int batch : {1, 2, 5, 64, 67}) {
+    const std::vector<float> want = g.Compute(batch, 1);
+    for (int num_threads : {-1, 0, 2, 3, 7}) {
+      EXPECT(g.Compute(batch, num_threads) == want, "batch %d, %d threads", batch, num_threads);
+    }
+  }
+}
+
+// The layout and the workspace are those of the batch, whatever came before.
+TEST(ResultsAreTheSameAfterAResize) {
+  std::vector<std::vector<float>> want;
+  for (int batch : {1, 64, 0}) want.push_back(LargeGraph().Compute(batch, 3));
+  LargeGraph g;
+  for (int round = 0; round < 2; ++round) {
+    EXPECT(g.Compute(1, 3) == want[0], "batch 1, round %d", round);
+    EXPECT(g.Compute(64, 3) == want[1], "batch 64, round %d", round);
+    EXPECT(g.Compute(0, 3) == want[2], "batch 0, round %d", round);
+  }
+}
+
+// The pool is the delegate's: operators and interpreters with the same number of threads share it.
+TEST(ThreadsAreShared) {
+  Shared shared = {Isa::kScalar, 3, nullptr};
+  TfLiteContext one = {}, two = {}, many = {}, unset = {};
+  one.recommended_num_threads = 1;
+  two.recommended_num_threads = 2;
+  many.recommended_num_threads = 99;
+  unset.recommended_num_threads = -1;
+  EXPECT(WorkersFor(&shared, one) == nullptr && WorkersFor(&shared, unset) == nullptr, "threads for one");
+  Workers* pair = WorkersFor(&shared, two);
+  Workers* most = WorkersFor(&shared, many);
+  EXPECT(NumThreads(pair) == 2 && NumThreads(most) == 3, "%d and %d", NumThreads(pair), NumThreads(most));
+  EXPECT(WorkersFor(&shared, two) == pair && WorkersFor(&shared, many) == most, "pools that are there are not used");
+  FreePools(&shared);
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 
 #include "checks.h"
 #include "packed_fc.h"
+#include "shared.h"
 #include "unpack.h"
 
 namespace keras_prune {
@@ -105,7 +106,7 @@ TfLiteStatus PrepareDelegate(TfLiteContext* context, TfLiteDelegate* delegate) {
 
 struct Delegate {
   TfLiteDelegate tflite;
-  Isa isa;
+  Shared shared;
 };
 
 using Report = void (*)(const char* message);
@@ -150,14 +151,17 @@ __attribute__((visibility("default"))) TfLiteDelegate* tflite_plugin_create_dele
     keras_prune::Fail(report, "keras_prune delegate: out of %s", "memory");
     return nullptr;
   }
-  made->isa = isa;
-  made->tflite.data = &made->isa;
+  made->shared.isa = isa;
+  made->shared.most_threads = keras_prune::NumCpus();
+  made->tflite.data = &made->shared;
   made->tflite.Prepare = keras_prune::PrepareDelegate;
   made->tflite.flags = kTfLiteDelegateFlagsAllowDynamicTensors;
   return &made->tflite;
 }
 
 __attribute__((visibility("default"))) void tflite_plugin_destroy_delegate(TfLiteDelegate* delegate) {
+  if (delegate == nullptr) return;
+  keras_prune::FreePools(static_cast<keras_prune::Shared*>(delegate->data));
   free(delegate);  // the head of keras_prune::Delegate
 }
 

@@ -5,6 +5,7 @@
 
 #include "../tensor_format.h"
 #include "checks.h"
+#include "shared.h"
 
 namespace keras_prune {
 namespace {
@@ -13,15 +14,19 @@ constexpr uint8_t kKeepNumDims = 1;
 
 // One operator of the file, and its layout once it is prepared.
 struct PackedFc {
-  Isa isa;
+  Shared* shared;  // with the delegate's other operators
   int num_inputs, num_outputs;
   int x, packed, bias, y;  // tensor indices; bias may be kTfLiteOptionalTensor
   Options options;
   FcLayout* layout;
   const void* layout_data;  // the packed bytes that the layout was made from
   size_t layout_bytes;
+  FcOptions made_for;
   size_t batch;
   float low, high;
+  Workers* workers;  // null: the caller's thread alone
+  void* workspace;
+  size_t workspace_bytes;
 };
 
 #define KP_REQUIRE(condition, ...) KP_CHECK(condition, "KerasPruneFullyConnected: " __VA_ARGS__)
@@ -36,7 +41,7 @@ void* Init(TfLiteContext* context, const char* buffer, size_t) {
     free(op);
     return nullptr;  // reported by Prepare
   }
-  op->isa = *static_cast<const Isa*>(params->delegate->data);
+  op->shared = static_cast<Shared*>(params->delegate->data);
   op->num_inputs = node->inputs->size;
   op->num_outputs = node->outputs->size;
   op->x = op->num_inputs > 0 ? node->inputs->data[0] : kTfLiteOptionalTensor;
@@ -51,8 +56,12 @@ void Free(TfLiteContext*, void* buffer) {
   auto* op = static_cast<PackedFc*>(buffer);
   if (op == nullptr) return;
   FreeFcLayout(op->layout);
+  free(op->workspace);
   free(op);
 }
+
+// Once the batch is known.
+FcOptions WantedLayout(const PackedFc& op) { return {op.shared->isa, Activations::kFloat32, op.batch}; }
 
 TfLiteStatus ReadActivation(TfLiteContext* context, PackedFc* op) {
   if (CheckOptions(context, kPackedFcName, op->options) != kTfLiteOk) return kTfLiteError;
@@ -147,7 +156,7 @@ TfLiteStatus MakeLayoutOfVersion1(TfLiteContext* context, PackedFc* op, const Tf
   Status status = ParsePacked(static_cast<const uint8_t*>(t.data), t.bytes, &view);
   KP_REQUIRE(status == Status::kOk, "packed weights %s: %s", NameOf(t), StatusMessage(status));
   if (CheckShapes(context, op, view.rows, view.cols) != kTfLiteOk) return kTfLiteError;
-  status = MakeFcLayout(view, {op->isa}, &op->layout);
+  status = MakeFcLayout(view, WantedLayout(*op), &op->layout);
   KP_REQUIRE(status == Status::kOk, "packed weights %s: %s", NameOf(t), StatusMessage(status));
   return kTfLiteOk;
 }
@@ -168,17 +177,19 @@ TfLiteStatus MakeLayoutOfVersion2(TfLiteContext* context, PackedFc* op, const Tf
   auto* scratch = num_bytes < SIZE_MAX ? static_cast<uint8_t*>(malloc(static_cast<size_t>(num_bytes) + 1)) : nullptr;
   PackedView entries;
   status = scratch != nullptr ? UnpackEntries(view, scratch, &entries) : Status::kOutOfMemory;
-  if (status == Status::kOk) status = MakeFcLayout(entries, {op->isa}, &op->layout);
+  if (status == Status::kOk) status = MakeFcLayout(entries, WantedLayout(*op), &op->layout);
   free(scratch);
   KP_REQUIRE(status == Status::kOk, "packed weights %s: %s", NameOf(t), StatusMessage(status));
   return kTfLiteOk;
 }
 
-// Makes the layout unless it is there already for these bytes: prepare runs again at every resize.
+// Makes the layout unless it is there already for these bytes and this kind of batch: prepare runs again at every
+// resize.
 TfLiteStatus MakeLayout(TfLiteContext* context, PackedFc* op) {
   const TfLiteTensor& t = context->tensors[op->packed];
   if (op->layout != nullptr && op->layout_data == t.data && op->layout_bytes == t.bytes) {
-    return CheckShapes(context, op, FcRows(op->layout), FcCols(op->layout));
+    if (CheckShapes(context, op, FcRows(op->layout), FcCols(op->layout)) != kTfLiteOk) return kTfLiteError;
+    if (FcSameLayout(op->made_for, WantedLayout(*op))) return kTfLiteOk;
   }
   FreeFcLayout(op->layout);
   op->layout = nullptr;
@@ -187,7 +198,27 @@ TfLiteStatus MakeLayout(TfLiteContext* context, PackedFc* op) {
       is_version_2 ? MakeLayoutOfVersion2(context, op, t) : MakeLayoutOfVersion1(context, op, t);
   op->layout_data = t.data;
   op->layout_bytes = t.bytes;
+  op->made_for = WantedLayout(*op);
   return status;
+}
+
+// The threads and the memory for a call. What the interpreter is told about threads between two calls counts when it is
+// prepared again, as with XNNPACK.
+TfLiteStatus MakeWorkspace(TfLiteContext* context, PackedFc* op) {
+  op->workers = WorkersFor(op->shared, *context);
+  const int num_threads = FcThreads(op->layout, op->batch, NumThreads(op->workers));
+  if (num_threads == 1) op->workers = nullptr;
+  const size_t needed = FcWorkspaceBytes(op->layout, op->batch, num_threads);
+  if (needed == op->workspace_bytes) return kTfLiteOk;
+  free(op->workspace);
+  op->workspace = nullptr;
+  op->workspace_bytes = 0;
+  if (needed == 0) return kTfLiteOk;
+  KP_REQUIRE(posix_memalign(&op->workspace, kWorkspaceAlignment, needed) == 0,
+             "out of memory for the activations of a batch of %d; free memory or take a smaller one",
+             static_cast<int>(op->batch));
+  op->workspace_bytes = needed;
+  return kTfLiteOk;
 }
 
 // [batch, rows], or with kept dimensions the input's shape with `rows` for the last.
@@ -211,6 +242,7 @@ TfLiteStatus Prepare(TfLiteContext* context, TfLiteNode* node) {
   if (status == kTfLiteOk) status = ReadActivation(context, op);
   if (status == kTfLiteOk) status = CheckPackedTensor(context, kPackedFcName, op->packed);
   if (status == kTfLiteOk) status = MakeLayout(context, op);
+  if (status == kTfLiteOk) status = MakeWorkspace(context, op);
   return status == kTfLiteOk ? ResizeOutput(context, *op) : status;
 }
 
@@ -223,8 +255,11 @@ TfLiteStatus Invoke(TfLiteContext* context, TfLiteNode* node) {
              NameOf(t[op.bias]));
   if (op.batch == 0) return kTfLiteOk;
   KP_REQUIRE(t[op.x].data != nullptr && t[op.y].data != nullptr, "the input or the output has no memory; export again");
-  FcForward(op.layout, {static_cast<const float*>(t[op.x].data), op.batch, bias, op.low, op.high,
-                        static_cast<float*>(t[op.y].data)});
+  FcCall call = {static_cast<const float*>(t[op.x].data), op.batch, bias, op.low, op.high,
+                 static_cast<float*>(t[op.y].data)};
+  call.workers = op.workers;
+  call.workspace = op.workspace;
+  FcForward(op.layout, call);
   return kTfLiteOk;
 }
 

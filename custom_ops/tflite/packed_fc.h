@@ -10,7 +10,7 @@ namespace keras_prune {
 constexpr char kPackedFcName[] = "KerasPruneFullyConnected";
 
 // The registration that stands in for one such operator; `init` expects TfLiteDelegateParams with one node, whose
-// delegate's data points to an Isa.
+// delegate's data points to what its operators share.
 TfLiteRegistration PackedFcRegistration();
 
 }  // namespace keras_prune

@@ -87,7 +87,7 @@ struct TfLiteRegistration {
   uint64_t inplace_operator;
 };
 
-// The head of the runtime's context; the functions after these are not used. The three about the plan work only while a
+// The head of the runtime's context; what comes after it is not used. The three about the plan work only while a
 // delegate prepares or a delegate's kernel is initialised.
 struct TfLiteContext {
   size_t tensors_size;
@@ -102,6 +102,7 @@ struct TfLiteContext {
                                          TfLiteRegistration** registration);
   TfLiteStatus (*ReplaceNodeSubsetsWithDelegateKernels)(TfLiteContext* context, TfLiteRegistration registration,
                                                         const TfLiteIntArray* nodes, TfLiteDelegate* delegate);
+  int recommended_num_threads;  // what the user asked for; -1: nothing
 };
 
 struct TfLiteDelegate {
@@ -128,6 +129,7 @@ struct TfLiteDelegateParams {
 static_assert(sizeof(TfLiteRegistration) == 88 && sizeof(TfLiteTensor) == 112 && sizeof(TfLiteNode) == 80 &&
                   sizeof(TfLiteDelegate) == 56,
               "not the runtimes' binary interface");
+static_assert(offsetof(TfLiteContext, recommended_num_threads) == 72, "not the runtimes' binary interface");
 static_assert(offsetof(TfLiteTensor, bytes) == 40 && offsetof(TfLiteTensor, dims) == 16 &&
                   offsetof(TfLiteNode, custom_initial_data) == 48,
               "not the runtimes' binary interface");
