@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import pathlib
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -12,6 +15,7 @@ MEANS = np.array([103.939, 116.779, 123.68], np.float32)
 BATCH = 32  # of the paper
 _SMALLEST_CROP = 0.5  # of the photo's area
 _STRETCH = 0.2  # logarithm of a crop's height / width, half of it
+_AT_ONCE = 32  # photos that are cropped together
 _HELD_OUT = 6  # with `validate`, one photo in six of the training set is judged instead of the judge's own
 
 Photos = tuple[np.ndarray, np.ndarray]
@@ -54,29 +58,79 @@ def _read(folder: pathlib.Path, classes: list[str], limit: int | None) -> Photos
     return np.stack(images), np.array([label for _, label in files], np.int32)
 
 
-def training_batches(photos: Photos, size: int) -> tf.data.Dataset:
-    """Shuffled batches of random crops of at least half the photo, mirrored or not, scaled to ``size`` pixels."""
-    data = tf.data.Dataset.from_tensor_slices(photos).shuffle(len(photos[0])).batch(BATCH)
+@dataclasses.dataclass(frozen=True)
+class Crops:
+    """Several crops of each training photo, made once: cropping and a teacher in each epoch would cost as much again.
 
-    def cropped(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return _crop(images, _random_boxes(tf.shape(images)[0]), size), labels
+    Attributes:
+        images: uint8 (rounds, photos, size, size, 3), BGR.
+        targets: float32 (rounds, photos, classes); each adds up to 1.
+    """
 
-    return data.map(cropped).prefetch(1)
+    images: np.ndarray
+    targets: np.ndarray
+
+
+def crops(photos: Photos, size: int, rounds: int) -> Crops:
+    """Random crops of at least half the photo, mirrored or not, scaled to ``size`` pixels; targets are the labels."""
+    images = np.empty((rounds, len(photos[0]), size, size, 3), np.uint8)
+    for made in images:
+        for start in range(0, len(made), _AT_ONCE):
+            part = photos[0][start : start + _AT_ONCE]
+            pixels = _crop(part, _random_boxes(len(part)), size)
+            made[start : start + _AT_ONCE] = tf.cast(tf.round(pixels), tf.uint8).numpy()
+    labels = np.eye(photos[1].max() + 1, dtype=np.float32)[photos[1]]
+    return Crops(images, np.broadcast_to(labels, (rounds, *labels.shape)))
+
+
+def taught(data: Crops, teacher: keras.Model, share: float) -> Crops:
+    """The same crops; the labels keep a share of the targets, a teacher's probabilities have the rest."""
+    answers = [teacher.predict(Batches(data, number), verbose=0) for number in range(len(data.images))]
+    probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(np.stack(answers)))
+    return Crops(data.images, share * data.targets + (1 - share) * probabilities)
+
+
+class Batches(keras.utils.PyDataset):
+    """One round of crops an epoch, in a new order each, as the network's inputs.
+
+    Args:
+        data: the crops.
+        fixed: the number of one round, in its own order, instead.
+    """
+
+    def __init__(self, data: Crops, fixed: int | None = None) -> None:
+        super().__init__()
+        self.data, self.fixed, self.epoch = data, fixed, 0
+        # Keras' seed (keras.utils.set_random_seed) sets NumPy's global generator
+        self.random = np.random.default_rng(np.random.randint(2**31))
+        self.order = np.arange(data.images.shape[1])
+        self.on_epoch_end()
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.order) / BATCH)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        number = self.epoch % len(self.data.images) if self.fixed is None else self.fixed
+        at = self.order[index * BATCH : (index + 1) * BATCH]
+        return self.data.images[number, at].astype(np.float32) - MEANS, self.data.targets[number, at]
+
+    def on_epoch_end(self) -> None:
+        """The next round, in a new order."""
+        if self.fixed is None:
+            self.epoch += 1
+            self.random.shuffle(self.order)
 
 
 def whole(images: np.ndarray, size: int) -> np.ndarray:
     """Whole photos, scaled and made the network's input: float32 (photos, size, size, 3)."""
-    return np.concatenate([_crop(part, _whole_boxes(len(part)), size).numpy() for part in _parts(images)])
-
-
-def _parts(images: np.ndarray) -> list[np.ndarray]:
-    return [images[start : start + 256] for start in range(0, len(images), 256)]
+    parts = [images[start : start + _AT_ONCE] for start in range(0, len(images), _AT_ONCE)]
+    return np.concatenate([_crop(part, _whole_boxes(len(part)), size).numpy() - MEANS for part in parts])
 
 
 def _crop(images: tf.Tensor, boxes: tf.Tensor, size: int) -> tf.Tensor:
     indices = tf.range(tf.shape(images)[0])
     pixels = tf.image.crop_and_resize(tf.cast(images, tf.float32), boxes, indices, (size, size))
-    return pixels[..., ::-1] - MEANS
+    return pixels[..., ::-1]
 
 
 def _whole_boxes(count: int) -> tf.Tensor:

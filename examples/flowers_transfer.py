@@ -19,6 +19,7 @@ Molchanov, Tyree, Karras, Aila and Kautz 2017, "Pruning Convolutional Neural Net
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import pathlib
 from typing import Any
@@ -61,7 +62,8 @@ class Settings:
         size: of the network's input, pixels.
         dense_epochs: of fine-tuning before pruning.
         tune_epochs: of fine-tuning, at each level.
-        labels: share of the labels in the loss of fine-tuning; the dense model's answers have the rest (`Distiller`).
+        labels: share of the labels in what pruned models are trained towards; the dense model's answers have the rest.
+        rounds: crops of each photo.
         scratch_epochs: of training a pruned shape from scratch.
         num_units: removed at once.
         frequency: training steps from one removal to the next.
@@ -75,7 +77,8 @@ class Settings:
     size: int = 96
     dense_epochs: int = 6
     tune_epochs: tuple[int, ...] = (1, 3)
-    labels: float = 1.0
+    labels: float = 0.3
+    rounds: int = 6
     scratch_epochs: int = 6
     num_units: int = 32
     frequency: int = 5
@@ -88,7 +91,7 @@ SETTINGS = {
     "tiny": dataclasses.replace(_TINY, criteria=("taylor",), levels=(0.5,)),
     "small": Settings(),
     "full": Settings(
-        seeds=(0, 1, 2), levels=(0.6, 0.4, 0.26), tune_epochs=(3, 3, 10), scratch_epochs=16, frequency=8, labels=0.3
+        seeds=(0, 1, 2), levels=(0.6, 0.4, 0.26), tune_epochs=(2, 2, 24), scratch_epochs=20, frequency=8, rounds=12
     ),
 }
 
@@ -102,12 +105,33 @@ class Task:
         runs: what is finished.
         train: photos and labels.
         judge: the network's inputs and labels.
+        seed: of this round of runs.
     """
 
     settings: Settings
     runs: Runs
     train: flowers_data.Photos
     judge: tuple[np.ndarray, np.ndarray]
+    seed: int
+
+    @functools.cached_property
+    def crops(self) -> flowers_data.Crops:
+        """What the dense model is trained on."""
+        keras.utils.set_random_seed(self.seed)
+        return flowers_data.crops(self.train, self.settings.size, self.settings.rounds)
+
+    @functools.cached_property
+    def taught(self) -> flowers_data.Crops:
+        """What pruned models are trained on."""
+        return flowers_data.taught(self.crops, self.model("dense"), self.settings.labels)
+
+    def name(self, what: str) -> str:
+        """Of a run of this seed."""
+        return f"{what}_seed{self.seed}"
+
+    def model(self, what: str) -> keras.Model:
+        """The checkpoint of a finished run of this seed."""
+        return self.runs.model(self.name(what))
 
 
 def transfer_model(weights: pathlib.Path, size: int, num_classes: int) -> keras.Model:
@@ -124,21 +148,18 @@ def transfer_model(weights: pathlib.Path, size: int, num_classes: int) -> keras.
 
 def compile_model(model: keras.Model, rate: Any) -> None:
     """Compiles with AdamW; ``rate`` is a number or a schedule."""
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.AdamW(rate, weight_decay=0.01), loss, metrics=["accuracy"])
 
 
-def fine_tune(model: keras.Model, task: Task, *, rate: float, epochs: int, teacher: keras.Model | None = None) -> None:
+def fine_tune(model: keras.Model, data: flowers_data.Crops, *, rate: float, epochs: int) -> None:
     """Trains with a learning rate that rises for some steps and then falls to zero along a cosine."""
-    share = task.settings.labels
-    if teacher is not None and share < 1:
-        model = keras_prune.Distiller(model, teacher, temperature=2.0, alpha=share, from_logits=True)
-    data = flowers_data.training_batches(task.train, task.settings.size)
-    steps = epochs * len(data)
+    batches = flowers_data.Batches(data)
+    steps = epochs * len(batches)
     rise = min(60, steps // 4)
     schedule = keras.optimizers.schedules.CosineDecay(rate / 10, steps - rise, warmup_target=rate, warmup_steps=rise)
     compile_model(model, schedule)
-    model.fit(data, epochs=epochs, shuffle=False, verbose=2)
+    model.fit(batches, epochs=epochs, shuffle=False, verbose=2)
 
 
 def accuracy(model: keras.Model, task: Task) -> float:
@@ -147,23 +168,23 @@ def accuracy(model: keras.Model, task: Task) -> float:
     return 100 * float(np.mean(logits.argmax(axis=1) == task.judge[1]))
 
 
-def finish(task: Task, name: str, model: keras.Model) -> dict[str, Any]:
+def finish(task: Task, what: str, model: keras.Model) -> dict[str, Any]:
     """Judges a model and stores it."""
     cost = keras_prune.costs(model).total
     result = {"accuracy": accuracy(model, task), "flops": cost.flops, "parameters": cost.parameters}
-    logging.info("%s: %s", name, result)
-    return task.runs.finish(name, result, model)
+    logging.info("%s: %s", task.name(what), result)
+    return task.runs.finish(task.name(what), result, model)
 
 
-def run_dense(task: Task, seed: int) -> None:
+def run_dense(task: Task) -> None:
     """Fine-tunes the whole network."""
-    name = f"dense_seed{seed}"
-    if task.runs.result(name):
+    if task.runs.result(task.name("dense")):
         return
-    keras.utils.set_random_seed(seed)
+    data = task.crops
+    keras.utils.set_random_seed(task.seed)
     model = transfer_model(pathlib.Path(_DATA.value) / WEIGHTS, task.settings.size, int(task.train[1].max()) + 1)
-    fine_tune(model, task, rate=3e-4, epochs=task.settings.dense_epochs)
-    finish(task, name, model)
+    fine_tune(model, data, rate=3e-4, epochs=task.settings.dense_epochs)
+    finish(task, "dense", model)
 
 
 class StopAt(keras.callbacks.Callback):
@@ -186,37 +207,37 @@ def remove_channels(model: keras.Model, task: Task, *, criterion: str, fraction:
     scores = keras_prune.Regularized(CRITERIA[criterion](), "flops", task.settings.strength)
     prune = keras_prune.PruneCallback(schedule, criterion=scores, pattern=keras_prune.Channel())
     compile_model(model, 3e-4)
-    data = flowers_data.training_batches(task.train, task.settings.size)
+    data = flowers_data.Batches(task.taught)
     model.fit(data, epochs=100, shuffle=False, verbose=2, callbacks=[prune, StopAt(target)])
     return keras_prune.shrink(model)
 
 
-def run_pruning(task: Task, criterion: str, seed: int) -> None:
+def run_pruning(task: Task, criterion: str) -> None:
     """Passes through all levels, each from the one before."""
-    before = f"dense_seed{seed}"
-    dense = task.runs.need(before)["flops"]
+    before, dense = "dense", task.runs.need(task.name("dense"))["flops"]
     for level, epochs in zip(task.settings.levels, task.settings.tune_epochs, strict=True):
-        name = f"{criterion}_{level:g}_seed{seed}"
-        if not task.runs.result(name):
-            keras.utils.set_random_seed(seed)
-            fraction = level * dense / task.runs.need(before)["flops"]
-            model = remove_channels(task.runs.model(before), task, criterion=criterion, fraction=fraction)
-            fine_tune(model, task, rate=5e-4, epochs=epochs, teacher=task.runs.model(f"dense_seed{seed}"))
-            finish(task, name, model)
-        before = name
+        what = f"{criterion}_{level:g}"
+        if not task.runs.result(task.name(what)):
+            data = task.taught
+            keras.utils.set_random_seed(task.seed)
+            fraction = level * dense / task.runs.need(task.name(before))["flops"]
+            model = remove_channels(task.model(before), task, criterion=criterion, fraction=fraction)
+            fine_tune(model, data, rate=2e-3, epochs=epochs)
+            finish(task, what, model)
+        before = what
 
 
-def run_scratch(task: Task, seed: int) -> None:
+def run_scratch(task: Task) -> None:
     """Trains networks of the shapes that Taylor has found, from random weights."""
     for level in task.settings.levels:
-        name = f"scratch_{level:g}_seed{seed}"
-        if task.runs.result(name):
+        what = f"scratch_{level:g}"
+        if task.runs.result(task.name(what)):
             continue
-        keras.utils.set_random_seed(seed)
-        model = keras.models.clone_model(task.runs.model(f"taylor_{level:g}_seed{seed}"), clone_function=reinitialized)
-        teacher = task.runs.model(f"dense_seed{seed}")
-        fine_tune(model, task, rate=1e-3, epochs=task.settings.scratch_epochs, teacher=teacher)
-        finish(task, name, model)
+        data = task.taught
+        keras.utils.set_random_seed(task.seed)
+        model = keras.models.clone_model(task.model(f"taylor_{level:g}"), clone_function=reinitialized)
+        fine_tune(model, data, rate=1e-3, epochs=task.settings.scratch_epochs)
+        finish(task, what, model)
 
 
 def reinitialized(layer: keras.layers.Layer) -> keras.layers.Layer:
@@ -227,18 +248,17 @@ def reinitialized(layer: keras.layers.Layer) -> keras.layers.Layer:
     return type(layer).from_config(config)
 
 
-def run_timing(task: Task, seed: int) -> None:
+def run_timing(task: Task) -> None:
     """Judges and times the files of the dense model and Taylor's on the device runtime, in turn, on one thread."""
-    name = f"files_seed{seed}"
-    if task.runs.result(name):
+    if task.runs.result(task.name("files")):
         return
     names = ["dense", *(f"taylor_{level:g}" for level in task.settings.levels)]
-    models = {name: task.runs.model(f"{name}_seed{seed}") for name in names}
-    files = {name: keras_prune.export_tflite(model, target="stock") for name, model in models.items()}
+    files = {name: keras_prune.export_tflite(task.model(name), target="stock") for name in names}
     comparison = keras_prune.compare_tflite(files, *task.judge)
     print(comparison)
     keep = ("accuracy", "num_bytes", "latency_ms", "latency_ms_p10", "latency_ms_p90")
-    task.runs.finish(name, {key: {k: value[k] for k in keep} for key, value in comparison.to_dict().items()})
+    results = {name: {key: value[key] for key in keep} for name, value in comparison.to_dict().items()}
+    task.runs.finish(task.name("files"), results)
 
 
 def main(argv: list[str]) -> None:
@@ -249,19 +269,20 @@ def main(argv: list[str]) -> None:
     runs = Runs(out, json.loads(json.dumps({**same, "validate": _VALIDATE.value})))
     folder = pathlib.Path(_DATA.value) / "flowers"
     train, judge = flowers_data.load(folder, limit=settings.limit, validate=_VALIDATE.value)
-    task = Task(settings, runs, train, (flowers_data.whole(judge[0], settings.size), judge[1]))
+    judged = (flowers_data.whole(judge[0], settings.size), judge[1])
     for seed in settings.seeds:
-        run_dense(task, seed)
+        task = Task(settings, runs, train, judged, seed)
+        run_dense(task)
         for criterion in settings.criteria:
-            run_pruning(task, criterion, seed)
-        run_scratch(task, seed)
-        run_timing(task, seed)
-        report(task, out)
+            run_pruning(task, criterion)
+        run_scratch(task)
+        run_timing(task)
+        report(runs, out)
 
 
-def report(task: Task, out: pathlib.Path) -> None:
+def report(runs: Runs, out: pathlib.Path) -> None:
     """Tables, the plot and one file with all results."""
-    results = flowers_figure.collect(task.runs.folder)
+    results = flowers_figure.collect(runs.folder)
     print(flowers_figure.table(results))
     write_atomic(_JSON.value or out / "flowers_transfer.json", (json.dumps(results, indent=1) + "\n").encode())
     flowers_figure.draw(results, pathlib.Path(_FIGURE.value or out / "flowers_transfer.png"))

@@ -69,19 +69,54 @@ def test_held_out_photos_are_not_trained_with_and_val_is_left_alone(tmp_path):
     assert blue == [0, 4]  # by name, 0.jpg 1.jpg 10.jpg 11.jpg 2.jpg 3.jpg 4.jpg: the first and the seventh
 
 
-def test_training_batches_are_crops_of_the_photos(tmp_path, seeded):
+def striped_photos(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Brighter from left to right, each of its own class."""
+    left_to_right = np.broadcast_to(np.arange(0, 256, 16, dtype=np.uint8)[:, None], (count, 16, 16, 3))
+    return left_to_right, np.arange(count, dtype=np.int32)
+
+
+def test_crops_are_parts_of_the_photos(seeded):
     data = example("flowers_data")
-    left_to_right = np.broadcast_to(np.arange(0, 256, 16, dtype=np.uint8)[:, None], (40, 16, 16, 3))
-    batches = list(data.training_batches((left_to_right, np.arange(40, dtype=np.int32)), 6))
-    assert [tuple(images.shape) for images, _ in batches] == [(32, 6, 6, 3), (8, 6, 6, 3)]
-    assert sorted(int(label) for _, labels in batches for label in labels) == list(range(40))
-    images = np.concatenate([images for images, _ in batches]) + data.MEANS
-    rows = images[:, 0, :, 0]
+    made = data.crops(striped_photos(40), 6, 3)
+    assert made.images.shape == (3, 40, 6, 6, 3)
+    assert made.images.dtype == np.uint8
+    np.testing.assert_array_equal(made.targets, np.broadcast_to(np.eye(40), (3, 40, 40)))
+    rows = made.images[:, :, 0, :, 0].reshape(120, 6).astype(int)
     rising = np.diff(rows, axis=1).min(axis=1) > 0
-    assert 0 < rising.sum() < 40  # some are mirrored
+    assert 0 < rising.sum() < 120  # some are mirrored
     width = np.abs(rows[:, -1] - rows[:, 0]) / 240
-    assert width.min() >= 0.5  # at least half the photo's area, so at least half its width
+    assert width.min() >= 0.49  # at least half the photo's area, so at least half its width; pixels are rounded
     assert width.max() <= 1
+
+
+def test_each_epoch_takes_another_round_in_another_order(seeded):
+    data = example("flowers_data")
+    made = data.crops(striped_photos(40), 6, 2)
+    batches = data.Batches(made)
+    orders = []
+    for number in (1, 0):
+        epoch = [batches[at] for at in range(len(batches))]
+        assert [images.shape for images, _ in epoch] == [(32, 6, 6, 3), (8, 6, 6, 3)]
+        labels = np.concatenate([targets for _, targets in epoch]).argmax(axis=1)
+        assert sorted(labels) == list(range(40))
+        np.testing.assert_array_equal(
+            np.concatenate([images for images, _ in epoch]), made.images[number, labels].astype(np.float32) - data.MEANS
+        )
+        orders.append(labels.tolist())
+        batches.on_epoch_end()
+    assert orders[0] != orders[1]
+
+
+def test_a_teacher_has_its_share_of_the_targets(seeded):
+    data = example("flowers_data")
+    plain = data.crops(striped_photos(40), 6, 2)
+    features = [keras.Input((6, 6, 3)), keras.layers.Flatten(), keras.layers.Dense(40)]
+    teacher = keras.Sequential(features)
+    taught = data.taught(plain, teacher, 0.25)
+    logits = teacher.predict(plain.images[1].astype(np.float32) - data.MEANS, verbose=0)
+    wanted = 0.25 * np.eye(40) + 0.75 * keras.ops.convert_to_numpy(keras.ops.softmax(logits))
+    np.testing.assert_allclose(taught.targets[1], wanted, atol=1e-5)
+    assert taught.images is plain.images
 
 
 @pytest.mark.parametrize("kind", ["none", "sizes", "classes"])
