@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "checks.h"
+#include "packed_conv.h"
 #include "packed_fc.h"
 #include "shared.h"
 #include "unpack.h"
@@ -29,7 +30,8 @@ struct Plan {
 };
 
 bool IsPacked(const TfLiteRegistration& registration) {
-  return IsNamed(registration, kUnpackName) || IsNamed(registration, kPackedFcName);
+  return IsNamed(registration, kUnpackName) || IsNamed(registration, kPackedFcName) ||
+         IsNamed(registration, kPackedConvName);
 }
 
 TfLiteStatus CountNodes(TfLiteContext* context, Plan* plan) {
@@ -74,6 +76,12 @@ TfLiteStatus CheckOnlyWriter(TfLiteContext* context, const Plan& plan, const TfL
   return kTfLiteOk;
 }
 
+// What stands in for a packed operator.
+TfLiteRegistration KernelOf(const TfLiteRegistration& op) {
+  if (IsNamed(op, kUnpackName)) return UnpackRegistration();
+  return IsNamed(op, kPackedConvName) ? PackedConvRegistration() : PackedFcRegistration();
+}
+
 // One subset for each node: each becomes a kernel of its own, in its place in the plan.
 TfLiteStatus TakeNode(TfLiteContext* context, TfLiteDelegate* delegate, const Plan& plan, int index) {
   TfLiteNode* node;
@@ -83,8 +91,7 @@ TfLiteStatus TakeNode(TfLiteContext* context, TfLiteDelegate* delegate, const Pl
   const bool unpacks = IsNamed(*registration, kUnpackName);
   if (unpacks && CheckOnlyWriter(context, plan, *node) != kTfLiteOk) return kTfLiteError;
   const TfLiteIntArray one = {1, {index}};
-  if (context->ReplaceNodeSubsetsWithDelegateKernels(context, unpacks ? UnpackRegistration() : PackedFcRegistration(),
-                                                     &one, delegate) != kTfLiteOk ||
+  if (context->ReplaceNodeSubsetsWithDelegateKernels(context, KernelOf(*registration), &one, delegate) != kTfLiteOk ||
       context->GetNodeAndRegistration(context, index, &node, &registration) != kTfLiteOk) {
     return kTfLiteError;
   }
