@@ -31,8 +31,9 @@ from keras_prune.unit_statistics import UnitStatistics
 class UnitScores(Mapping[str, np.ndarray]):
     """Scores of the units by group, comparable between groups; computed when asked for, once.
 
-    ``score / ||scores of the group||_2``; a unit that is pruned already has minus infinity, so that it stays pruned
-    while the target does not fall, unless the criterion revives units.
+    ``score / ||scores of the group||_2``, or the score itself, if the criterion says so and there is no penalty; a unit
+    that is pruned already has minus infinity, so that it stays pruned while the target does not fall, unless the
+    criterion revives units.
 
     Args:
         masks: the units.
@@ -58,6 +59,7 @@ class UnitScores(Mapping[str, np.ndarray]):
         paths = {variable.path: path for path, variable in masks.variables.items()}
         self._statistic: Statistic = lambda path: statistic(paths[path])
         self._penalty = np.zeros(masks.deps.num_units) if penalty is None else penalty
+        self._scaled = penalty is not None or not getattr(recipe.criterion, "comparable", False)
         self._known: dict[str, np.ndarray] = {}
 
     @property
@@ -78,7 +80,7 @@ class UnitScores(Mapping[str, np.ndarray]):
             scores = unit_scores(
                 group, criterion, self._statistics, gradients_statistic=self._statistic, pooling=pooling
             )
-            scores = normalized(scores) - self._penalty[group.units]
+            scores = (normalized(scores) if self._scaled else scores) - self._penalty[group.units]
             stays = getattr(criterion, "revives", False) | self._kept[group.units]
             self._known[name] = np.where(stays, scores, -np.inf).astype(np.float32)
         return self._known[name]

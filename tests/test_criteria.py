@@ -164,7 +164,7 @@ def test_get():
         Random(-1)
 
 
-@pytest.mark.parametrize("criterion", [*(cls() for cls in criteria.KNOWN), Random(5)])
+@pytest.mark.parametrize("criterion", [*(cls() for cls in criteria.KNOWN), Random(5), Taylor("sum")])
 def test_round_trips_every_argument(criterion):
     assert type(criterion).from_config(criterion.get_config()) == criterion
     config = keras.saving.serialize_keras_object(criterion)

@@ -37,6 +37,7 @@ def observed(criterion, *, axes=(1,)):
     ("criterion", "of_example", "averaged"),
     [
         (Taylor(), [[-1.0, -1.0], [1.0, 0.0]], [1.0, 0.5]),
+        (Taylor(reduction="sum"), [[-2.0, -2.0], [2.0, 0.0]], [2.0, 1.0]),
         (TaylorFO(), [[-2.0, -2.0], [2.0, 0.0]], [0.0, 1.0]),
         (ActivationMean(), [[2.0, 1.0], [2.0, 0.0]], [2.0, 0.5]),
         (APoZ(), [[1.0, 0.5], [0.5, 0.0]], [0.75, 0.25]),
@@ -122,6 +123,8 @@ def test_errors():
         MutualInformation(bins=1)
     with pytest.raises(ValueError, match=r"MutualInformation.examples: expected a whole number >= 1, got True"):
         MutualInformation(examples=True)
+    with pytest.raises(ValueError, match=r"Taylor.reduction: expected 'mean' or 'sum', got 'max'"):
+        Taylor(reduction="max")
     for name in ("observe", "average_gates", "score_examples"):
         arguments = (None,) * {"observe": 3, "average_gates": 1, "score_examples": 2}[name]
         with pytest.raises(NotImplementedError, match=f"must define {name}"):

@@ -191,8 +191,12 @@ def _scores(model: Any, data: Any, criterion: Any, *, groups: Mapping[str, Any])
 
 
 def _name(criterion: Any) -> str:
-    """What stands in the table: the name that was given, else the criterion with its arguments."""
-    return criterion if isinstance(criterion, str) else repr(criterion).removesuffix("()")
+    """What stands in the table: the name that was given, else the criterion with the arguments that are not usual."""
+    if isinstance(criterion, str) or not isinstance(criterion, known.Criterion):
+        return criterion if isinstance(criterion, str) else repr(criterion)
+    fields = dataclasses.fields(criterion)  # type: ignore[arg-type]
+    own = [f"{f.name}={getattr(criterion, f.name)!r}" for f in fields if getattr(criterion, f.name) != f.default]
+    return type(criterion).__name__ + (f"({', '.join(own)})" if own else "")
 
 
 def correlate(

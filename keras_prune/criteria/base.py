@@ -29,6 +29,8 @@ class Criterion(Value):
         combines: ``"sum"`` or ``"mean"`` of what was observed at the members of a unit, such as the layers that feed
             one channel of a residual sum.
         remembers: how many examples `score_examples` takes, the last ones; 0: none, the mean of `average` is the score.
+        comparable: whether scores of units of all layers are compared as they are, unless costs are taken off them;
+            otherwise those of each layer are divided by their l2 norm.
         revives: whether a unit that is zero has the score it gets, and may come back; otherwise it comes last.
     """
 
@@ -37,6 +39,7 @@ class Criterion(Value):
     observes: ClassVar[str | None] = None
     combines: ClassVar[str] = "mean"
     remembers: int = 0
+    comparable: bool = False
     revives: ClassVar[bool] = False
 
     def __call__(self, weights: np.ndarray, statistic: np.ndarray | None = None) -> np.ndarray:

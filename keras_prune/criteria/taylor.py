@@ -10,7 +10,8 @@ import numpy as np
 from keras import ops
 
 from keras_prune.criteria.base import Criterion, pruned_last
-from keras_prune.criteria.units import mean_product
+
+_REDUCTIONS = ("mean", "sum")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,14 @@ class Taylor(Criterion):
     C is the mean of the batch's losses in Keras (``reduction="sum_over_batch_size"``), so an example's gradient is the
     batch's times its size. What is pruned has the lowest scores, as it is zero.
 
+    Args:
+        reduction: what is made of a unit's map: the paper's ``"mean"``, whose size differs from layer to layer, so that
+            each layer's scores are divided by their l2 norm before layers are compared; or the ``"sum"``, which is the
+            first-order change of the loss itself, and is compared as it is. Within a layer both rank alike.
+
+    Raises:
+        ValueError: another reduction.
+
     Example:
         >>> import numpy as np
         >>> Taylor()(np.array([2.0, -1.0]), np.array([0.5, 3.0])).tolist()
@@ -43,9 +52,21 @@ class Taylor(Criterion):
     observes: ClassVar[str | None] = "gradients"
     combines: ClassVar[str] = "sum"
 
+    reduction: str = "mean"
+
+    def __post_init__(self) -> None:
+        if self.reduction not in _REDUCTIONS:
+            raise ValueError(f"Taylor.reduction: expected 'mean' or 'sum', got {self.reduction!r}")
+
+    @property
+    def comparable(self) -> bool:  # type: ignore[override]
+        """Whether it is the change of the loss itself."""
+        return self.reduction == "sum"
+
     def observe(self, activation: Any, gradient: Any, axes: Sequence[int]) -> Any:
-        """``mean over the map of dC/dz * z``, with its sign, (batch, units)."""
-        return mean_product(activation, gradient, axes)
+        """``mean over the map of dC/dz * z``, or the sum, with its sign, (batch, units)."""
+        reduce = ops.sum if self.reduction == "sum" else ops.mean
+        return reduce(activation * gradient, axis=tuple(axes))
 
     def average(self, observed: Any) -> Any:
         """The mean over the examples of the absolute values, (units,)."""

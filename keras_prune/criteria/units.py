@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from keras import ops
 
 from keras_prune.criteria.base import Criterion
 
@@ -24,8 +21,3 @@ class UnitCriterion(Criterion):
             f"{name}: expected units (channels, neurons, heads) to score, got single weights of shape {weights.shape}; "
             f"give pattern=Channel() and a Sequential or functional model, or another criterion, such as 'magnitude'"
         )
-
-
-def mean_product(a: Any, b: Any, axes: Sequence[int]) -> Any:
-    """The mean of ``a * b`` over some axes, as a tensor."""
-    return ops.mean(a * b, axis=tuple(axes))
