@@ -53,7 +53,7 @@ def files(model: keras.Model, held_out: Arrays) -> Iterator[tuple[str, str, byte
         '"lossless"': {"weights": "lossless"},
         '"float16"': {"weights": "float16"},
         "Int8()": {"weights": Int8()},
-        "Int8(), int8 activations": int8,
+        "Int8(), int8 activations": {**int8, "weights": Int8()},
         "None": {},
         **{f"Codebook({bits})": {"weights": Codebook(bits)} for bits in (8, 6, 5, 4, 3, 2)},
         **{f"Codebook({bits}, optimum=True)": {"weights": Codebook(bits, optimum=True)} for bits in (6, 5, 4, 3, 2)},

@@ -8,6 +8,7 @@ import pytest
 from pruned_models import dense_model, prune  # type: ignore[import-not-found]
 
 import keras_prune
+from keras_prune.int8 import Int8
 from keras_prune_export import converter, flatbuffer, tflite
 from keras_prune_export.layer_report import packed_layers
 
@@ -46,7 +47,11 @@ def test_keras_2_model_is_named():
 @pytest.mark.parametrize(
     ("arguments", "error", "match"),
     [
-        ({"activations": "int8"}, ValueError, "expected representative_data with activations='int8', got none"),
+        ({"activations": "int8", "weights": Int8()}, ValueError, "expected representative_data with activations="),
+        ({"activations": "int8", "target": "stock"}, ValueError, "expected representative_data with activations="),
+        ({"activations": "int16"}, ValueError, r"expected activations to be one of \('float32', 'int8'\), got 'int16'"),
+        ({"activations": None}, ValueError, "got None"),
+        ({"representative_data": [0]}, ValueError, "expected representative_data only with activations='int8'"),
         ({"target": "microcontroller"}, ValueError, "target to be one of"),
         ({"weights": "codebook"}, ValueError, "Codebook(.|\\n)*got .codebook."),
         ({"min_sparsity": 1.5}, ValueError, "min_sparsity from 0 to 1"),

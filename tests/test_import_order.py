@@ -10,8 +10,8 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 ORDER = (
     "native op_library mask_op registry names targets schedules selection kernel_axes patterns kmeans "
-    "quantization int8 sparse_format symbol_frequencies entropy_coding unit_grid position_coding value_coding "
-    "tensor_layout tensor_header tensor_encoder tensor_decoder tensor_format layer_axes graph layer_costs "
+    "quantization int8 int8_activations sparse_format symbol_frequencies entropy_coding unit_grid position_coding "
+    "value_coding tensor_layout tensor_header tensor_encoder tensor_decoder tensor_format layer_axes graph layer_costs "
     "criteria allocation masks followers regrow gradients averages hooks unit_memory unit_activations unit_gates "
     "unit_statistics unit_scores state channels kernel_masks unit_selection latency_table objective recipes "
     "unit_pruning removal run_state engine pruner wrappers callbacks wrapper_training surgery shrinking "

@@ -68,7 +68,7 @@ def test_stock_files(model, folder, options):
 
 def test_int8_activations_are_packed(folder):
     x = np.random.default_rng(0).normal(size=(8, 8, 8, 16))
-    options = {"activations": "int8", "representative_data": x}
+    options = {"activations": "int8", "weights": Int8(), "representative_data": x}
     data = keras_prune.export_tflite(folder, **options)
     plain = keras_prune.export_tflite(folder, target="stock", **options)
     assert len(data) < 0.8 * len(plain)
@@ -113,7 +113,7 @@ def test_weights_of_two_signatures_are_stored_once(two_signatures):
 def test_data_for_several_signatures_is_a_function(two_signatures):
     path, _, _ = two_signatures
     with pytest.raises(ValueError, match=r"as a function(.|\n)*has \d inputs in \d signatures, got ndarray"):
-        keras_prune.export_tflite(path, activations="int8", representative_data=np.zeros((3, 40)))
+        keras_prune.export_tflite(path, activations="int8", weights=Int8(), representative_data=np.zeros((3, 40)))
 
 
 def test_nothing_pruned(tmp_path):

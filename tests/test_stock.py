@@ -170,7 +170,7 @@ def test_export_writes_stock_files_and_packs_int8_ones_without_loss():
     model, options = pruned(images), {"activations": "int8", "representative_data": x}
     plain = keras_prune.export_tflite(model, target="stock", **options)
     np.testing.assert_allclose(run(plain, x), want, atol=KINDS["int8"][1] * np.abs(want).max())
-    packed = keras_prune.export_tflite(model, **options)
+    packed = keras_prune.export_tflite(model, weights=Int8(), **options)
     assert len(packed) < 0.7 * len(plain)
     np.testing.assert_array_equal(keras_prune.predict_tflite(packed, x), run(plain, x))
 
@@ -179,7 +179,10 @@ def test_export_refuses_what_a_target_does_not_have():
     model = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
     with pytest.raises(ValueError, match="export_tflite: expected weights to be None, 'float16'"):
         keras_prune.export_tflite(model, target="stock", weights=Codebook(4))
+    int8 = {"target": "stock", "activations": "int8", "representative_data": np.zeros((3, 4))}
     with pytest.raises(ValueError, match=r"expected weights=keras_prune.Int8\(\) with activations='int8', got Codeb"):
-        keras_prune.export_tflite(model, activations="int8", weights=Codebook(4), representative_data=np.zeros((3, 4)))
+        keras_prune.export_tflite(model, weights=Codebook(4), **int8)
+    with pytest.raises(ValueError, match="expected representative_data with activations='int8', got none"):
+        keras_prune.export_tflite(model, activations="int8", weights=Int8())
     with pytest.raises(ValueError, match="expected representative_data only with activations='int8'"):
         keras_prune.export_tflite(model, representative_data=np.zeros((3, 4)))

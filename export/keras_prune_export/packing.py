@@ -9,16 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from keras_prune_export import associated, files, flatbuffer
+from keras_prune_export import associated, calibration, files, flatbuffer
+from keras_prune_export.activations import Activations
 from keras_prune_export.schemes import Schemes
 from keras_prune_export.targets import packed
 from keras_prune_export.transformations.choose import Choice, choose
 from keras_prune_export.transformations.constants import remove_decoders
+from keras_prune_export.transformations.int8_activations import computing, set_activations
 from keras_prune_export.transformations.pack_fully_connected import pack_fully_connected
 from keras_prune_export.transformations.tidy import shorten_names, tidy
 from keras_prune_export.transformations.unpack import unpack
 
-ACTIVATIONS = ("float32",)
+_FLOAT32 = Activations()
 _log = logging.getLogger("keras_prune")
 
 
@@ -29,6 +31,7 @@ def pack_tflite(
     weights: Any = "lossless",
     activations: str = "float32",
     min_sparsity: float = 0.1,
+    representative_data: Any = None,
 ) -> bytes:
     """Packs the weights of any .tflite file, so that it is smaller; `load_interpreter` runs it.
 
@@ -43,8 +46,10 @@ def pack_tflite(
         weights: "lossless": every weight keeps every bit (a pruned one, the sign of its zero excepted). Else a
             `Codebook`, `Int8()` or "float16" for all pruned weights, or a dict of layer names or regular expressions to
             these; None as in `export_tflite`. Weights that are integers already always keep their bits.
-        activations: "float32": those of the file stay as they are.
+        activations: "float32": those of the file stay as they are. "int8": fully connected layers that compute on
+            packed weights quantize their activations while they run, as in `export_tflite`.
         min_sparsity: weights are pruned when at least this fraction is exactly zero, 0 to 1; with 0 all are.
+        representative_data: for int8 activations, as in `export_tflite`: one scale a layer, for good.
 
     Returns:
         The new file's bytes, never more than the old one's: where nothing is gained, those of the old file without
@@ -53,29 +58,28 @@ def pack_tflite(
     Raises:
         FileNotFoundError: no such file, or the folder of ``path`` does not exist.
         TypeError: ``weights`` is none of these, or ``tflite`` neither path nor bytes.
-        ValueError: not a .tflite file, damaged, or packed already; or an argument is out of range.
+        ValueError: not a .tflite file, damaged, or packed already; an argument is out of range; or no layer can compute
+            with int8 activations.
 
     Example:
         >>> data = keras_prune.pack_tflite("model.tflite", "packed.tflite")  # doctest: +SKIP
     """
     schemes = Schemes(weights, min_sparsity, "pack_tflite")
-    check_activations(activations, "pack_tflite")
+    kind = Activations(activations, representative_data, "pack_tflite")
     if path is not None:
         files.check_folder(path)
-    data, _ = pack(files.read_tflite(tflite), schemes)
+    data, _ = pack(files.read_tflite(tflite), schemes, activations=kind)
     if path is not None:
         files.write_atomic(path, data)
     return data
 
 
-def check_activations(activations: Any, name: str) -> None:
-    """Raises ValueError for activations that the packed target does not have."""
-    if activations not in ACTIVATIONS:
-        raise ValueError(f"{name}: expected activations='float32', the only kind so far, got {activations!r}")
-
-
 def pack(
-    data: bytes, schemes: Schemes, *, names: Mapping[int, Sequence[str]] | None = None
+    data: bytes,
+    schemes: Schemes,
+    *,
+    names: Mapping[int, Sequence[str]] | None = None,
+    activations: Activations = _FLOAT32,
 ) -> tuple[bytes, list[packed.Layer]]:
     """Packs the weights of a .tflite file, and says what became of each.
 
@@ -83,6 +87,7 @@ def pack(
         data: the file's bytes.
         schemes: how weights are quantized.
         names: what else a buffer's weights are called, such as their variable's path in Keras.
+        activations: of the operators that compute on packed weights.
 
     Returns:
         The new file's bytes, and what became of each constant that is a weight or large.
@@ -91,7 +96,7 @@ def pack(
         ValueError: not a .tflite file, damaged, or packed already.
     """
     file = load(data, schemes.function)
-    return finish(file, choose(file, schemes, names), data)
+    return finish(file, choose(file, schemes, names), data, activations=activations)
 
 
 def load(data: bytes, name: str) -> Any:
@@ -115,27 +120,51 @@ def load(data: bytes, name: str) -> Any:
     return file
 
 
-def finish(file: Any, choices: list[Choice], data: bytes) -> tuple[bytes, list[packed.Layer]]:
+def finish(
+    file: Any, choices: list[Choice], data: bytes, *, activations: Activations = _FLOAT32
+) -> tuple[bytes, list[packed.Layer]]:
     """Does what was chosen, and writes the file.
 
     Args:
         file: what `load` gave, edited in place.
         choices: for this object.
         data: the bytes that it was read from.
+        activations: of the operators that compute on packed weights.
 
     Returns:
         As `pack`.
+
+    Raises:
+        ValueError: int8 activations of a file without such an operator, or their data does not fit.
     """
     shorten_names(file)
     archive = associated.archive(data)
     plain = min(associated.append(flatbuffer.write(file), *archive), data, key=len)
     edit(file, choices)
-    result = associated.append(flatbuffer.write(file), *archive)
-    gained = len(result) < len(plain)
+    result = flatbuffer.write(file)
+    if activations.kind == "int8":
+        result = _with_int8(file, result, choices, activations=activations)
+    result = associated.append(result, *archive)
+    gained = activations.kind == "int8" or len(result) < len(plain)  # a plain file would compute in float32
     layers = [_layer(choice, gained) for choice in choices]
     for layer, choice in zip(layers, choices, strict=True):
         _report(layer, choice)
     return (result if gained else plain), layers
+
+
+def _with_int8(file: Any, result: bytes, choices: list[Choice], *, activations: Activations) -> bytes:
+    """The file that computes with int8 activations; calibrated with what the float32 file gives each layer."""
+    if not any(computing(file)):
+        found = "\n".join(f"  {choice.name} {choice.shape}: {choice.reason}" for choice in choices)
+        raise ValueError(
+            f"{activations.function}: expected a fully connected layer that computes on packed weights for "
+            f"activations='int8', got\n{found or '  no weights'}\n"
+            "leave activations='float32'; or, for integers in all operators, export the Keras model with "
+            "weights=keras_prune.Int8() and representative_data"
+        )
+    is_static = activations.representative_data is not None
+    set_activations(file, "int8", calibration.input_scales(result, activations) if is_static else None)
+    return flatbuffer.write(file)
 
 
 def edit(file: Any, choices: list[Choice]) -> None:

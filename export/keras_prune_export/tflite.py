@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_prune.int8 import Int8
 from keras_prune_export import (
     checks,
     converter,
@@ -20,6 +21,7 @@ from keras_prune_export import (
     quantization,
     source_folder,
 )
+from keras_prune_export.activations import Activations
 from keras_prune_export.schemes import Schemes
 from keras_prune_export.targets import stock
 from keras_prune_export.transformations.choose import Choice, choose
@@ -52,12 +54,16 @@ def export_tflite(
             ``Codebook(8)``. Else a `Codebook`, `Int8()`, "float16" or "lossless" for all pruned weights, or a dict of
             layer names or regular expressions to these. Weights that are not pruned keep every bit. At most
             ``2**bits - 1`` distinct non-zero weights are kept exactly by a codebook.
-        activations: "float32", or "int8" for integer arithmetic; inputs and outputs stay float32.
+        activations: "float32"; or "int8": the fully connected layers that compute on packed weights quantize each row
+            of their activations, and their codebook, to int8 while they run; other layers stay as they are. With
+            weights `Int8()`, or target "stock", all operators compute in integers. Inputs and outputs of the file stay
+            float32. `evaluate_tflite` reports the accuracy of both kinds (docs/exporting.md).
         target: "packed", or "stock" for built-in operators only: weights None (every bit), "float16" or `Int8()`, all
             of them, pruned or not, or "sparse": float32 in TFLite's own sparse tensors (docs/quantization.md).
         min_sparsity: weights are pruned when at least this fraction is exactly zero, 0 to 1; with 0 all are.
         representative_data: for int8 activations: some hundred typical inputs, (examples, ...), or a function that
-            yields lists of inputs.
+            yields lists of inputs. Packed layers then have one scale for good, the largest value that they get / 127;
+            without it each row has its own. Integer operators need it.
 
     Returns:
         The file's bytes.
@@ -65,8 +71,8 @@ def export_tflite(
     Raises:
         TypeError: neither a Keras 3 model nor a path, ``weights`` is none of these, or ``path`` is no path.
         ValueError: no SavedModel, or one that `export_saved_model` packed; the model is not built, has NaN or infinite
-            weights, pruned weights that are not zero any more, or nothing pruned; an argument is out of range; or the
-            converter refused the model.
+            weights, pruned weights that are not zero any more, nothing pruned, or no layer for int8 activations; an
+            argument is out of range; or the converter refused the model.
         FileNotFoundError: there is no such SavedModel, or the folder of ``path`` does not exist.
 
     Example:
@@ -76,19 +82,19 @@ def export_tflite(
         raise ValueError(f"export_tflite: expected target to be one of {TARGETS}, got {target!r}")
     stock.check_target(weights, target, function="export_tflite")
     schemes = Schemes(None if stock.is_sparse(weights) else weights, min_sparsity, "export_tflite")
-    stock.check_activations(activations, representative_data, weights=weights, function="export_tflite")
-    if target == "stock":
+    kind = Activations(activations, representative_data, "export_tflite")
+    is_stock = target == "stock" or (activations == "int8" and isinstance(weights, Int8))
+    if is_stock:
         stock.check(weights, activations, representative_data)
     if path is not None:
         files.check_folder(path)
     _check_source(model)
-    if target == "packed" and activations == "float32":
-        data, choices = _packed_folder(model, schemes) if source_folder.is_path(model) else _packed(model, schemes)
-        _check_packed(choices, schemes)
-    else:
+    if is_stock:
         data = stock.make(model, weights=weights, activations=activations, representative_data=representative_data)
-    if target == "packed" and activations == "int8":
-        data, _ = packing.pack(data, Schemes("lossless"))
+        data = data if target == "stock" else packing.pack(data, Schemes("lossless"))[0]
+    else:
+        make = _packed_folder if source_folder.is_path(model) else _packed
+        data = make(model, schemes, kind)
     if path is not None:
         files.write_atomic(path, data)
     return data
@@ -103,15 +109,16 @@ def _check_source(model: Any) -> None:
         checks.check_masks(model, "export_tflite")
 
 
-def _packed_folder(folder: Any, schemes: Schemes) -> tuple[bytes, list[Choice]]:
+def _packed_folder(folder: Any, schemes: Schemes, activations: Activations) -> bytes:
     """Packs what the converter makes of a SavedModel; there is no Keras model to quantize before it is folded."""
     data = converter.convert(folder)
     file = packing.load(data, schemes.function)
     choices = choose(file, schemes)
-    return packing.finish(file, choices, data)[0], choices
+    _check_packed(choices, schemes)
+    return packing.finish(file, choices, data, activations=activations)[0]
 
 
-def _packed(model: Any, schemes: Schemes) -> tuple[bytes, list[Choice]]:
+def _packed(model: Any, schemes: Schemes, activations: Activations) -> bytes:
     """Packs the converter's file; first converts again from quantized kernels if anything else in it comes from them.
 
     The converter folds what stands before a layer into its kernel (a scale) and its bias (offset times kernel). That
@@ -127,7 +134,8 @@ def _packed(model: Any, schemes: Schemes) -> tuple[bytes, list[Choice]]:
             data = converter.convert(model)
         file = packing.load(data, schemes.function)
         choices = choose(file, schemes, origins.names(model, file))
-    return packing.finish(file, choices, data)[0], choices
+    _check_packed(choices, schemes)
+    return packing.finish(file, choices, data, activations=activations)[0]
 
 
 def _is_folded(model: Any, file: Any, choices: list[Choice], *, matches: list[quantization.Match]) -> bool:

@@ -8,11 +8,11 @@ from typing import Any
 from keras_prune.int8 import Int8
 from keras_prune.quantization import Codebook
 from keras_prune_export import converter
+from keras_prune_export.activations import Activations
 from keras_prune_export.schemes import Schemes
 from keras_prune_export.targets import sparse
 
 SPARSE = "sparse"  # TFLite's own sparse tensors: a form of stock files only, not a scheme
-ACTIVATIONS = ("float32", "int8")
 
 
 def make(
@@ -100,8 +100,7 @@ def check_activations(activations: Any, representative_data: Any, *, weights: An
     Raises:
         ValueError: as said.
     """
-    if activations not in ACTIVATIONS:
-        raise ValueError(f"{function}: expected activations to be one of {ACTIVATIONS}, got {activations!r}")
+    Activations(activations, representative_data, function)
     if activations == "int8" and is_sparse(weights):
         raise ValueError(
             f"{function}: expected activations='float32' with weights='sparse', got 'int8': the default interpreter "
@@ -116,9 +115,4 @@ def check_activations(activations: Any, representative_data: Any, *, weights: An
         raise ValueError(
             f"{function}: expected weights=keras_prune.Int8() with activations='int8', got {weights!r}; integer "
             "operators have int8 weights"
-        )
-    if activations != "int8" and representative_data is not None:
-        raise ValueError(
-            f"{function}: expected representative_data only with activations='int8', got it with {activations!r}; "
-            "leave it out"
         )

@@ -1,0 +1,120 @@
+"""Static int8 activations: the largest input that each packed operator gets from typical inputs of the model."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from keras_prune.int8_activations import LARGEST
+from keras_prune_export import flatbuffer, model_inputs
+from keras_prune_export.activations import Activations
+from keras_prune_export.layer_errors import all_tensors_interpreter
+from keras_prune_export.progress import Progress
+from keras_prune_export.transformations.int8_activations import Place, computing
+
+MOST_EXAMPLES = 300  # of an array, as TensorFlow's converter gets
+_BATCH = 16  # every intermediate result is in memory
+_SMALLEST = 127 * np.finfo(np.float32).tiny
+
+
+def input_scales(data: bytes, activations: Activations) -> dict[Place, float]:
+    """One step of x for each packed operator: ``max|x| / 127`` over all of its inputs.
+
+    Args:
+        data: a packed file whose activations are float32.
+        activations: with representative data: (examples, ...) of which 300 are used, for several inputs a list in the
+            order of the file or a dict by name; or a function that yields lists of inputs, or pairs of a signature and
+            a dict of inputs.
+
+    Returns:
+        Operator -> scale, float32.
+
+    Raises:
+        ValueError: the data does not fit the file, or an operator gets none, or only zeros, or values that are not
+            finite.
+    """
+    model = flatbuffer.read(data)
+    readers = {place: flatbuffer.indices(op.inputs)[0] for place, op in computing(model)}
+    largest: dict[Place, float] = {}
+    run = _Run(data, model)
+    try:
+        for graph in run.all(activations.representative_data):
+            for place, tensor in readers.items():
+                if place[0] == graph:
+                    found = np.abs(run.interpreter.get_tensor(tensor, graph)).max(initial=0)
+                    largest[place] = float(np.maximum(largest.get(place, 0), found))  # NaN stays
+    except ValueError as error:
+        problem = str(error).removeprefix("x: ")
+        raise ValueError(f"{activations.function}: representative_data: {problem}") from error
+    for place, op in computing(model):
+        _check(largest.get(place), _name(model, place, op), activations.function)
+    return {place: float(np.float32(value) / LARGEST) for place, value in largest.items()}
+
+
+class _Run:
+    """Runs a file on typical inputs, so that every tensor can be read in between."""
+
+    def __init__(self, data: bytes, model: Any) -> None:
+        self.interpreter = all_tensors_interpreter(data, 1)
+        self._graphs = {flatbuffer.text(s.signatureKey): s.subgraphIndex for s in model.signatureDefs or ()}
+
+    def all(self, data: Any) -> Iterator[int]:
+        """The subgraph that was run, after each inference."""
+        if callable(data):
+            for inputs in data():
+                yield self._one(inputs)
+            return
+        arrays = model_inputs.arrays(self.interpreter, data)
+        count = min(len(arrays[0]), MOST_EXAMPLES)
+        size = self._batch(count)
+        progress = Progress("calibrate", count // size)
+        for start in range(0, count - size + 1, size):
+            model_inputs.feed(self.interpreter, [values[start : start + size] for values in arrays])
+            self.interpreter.invoke()
+            yield 0
+            progress.step()
+
+    def _batch(self, count: int) -> int:
+        """Examples at once: what the file says, or where it leaves that free, a divisor of their number."""
+        fixed = {int(detail["shape_signature"][0]) for detail in model_inputs.input_details(self.interpreter)} - {-1}
+        return max(fixed) if fixed else next(size for size in range(min(_BATCH, count), 0, -1) if count % size == 0)
+
+    def _one(self, inputs: Any) -> int:
+        is_signature = isinstance(inputs, tuple) and len(inputs) == 2 and isinstance(inputs[0], str)
+        if not is_signature:
+            model_inputs.feed(self.interpreter, model_inputs.arrays(self.interpreter, inputs))
+            self.interpreter.invoke()
+            return 0
+        key, values = inputs
+        if key not in self._graphs or not isinstance(values, Mapping):
+            raise ValueError(
+                f"expected pairs of a signature of {sorted(self._graphs)} and a dict of inputs, got {key!r}"
+            )
+        self.interpreter.get_signature_runner(key)(**{name: np.asarray(array) for name, array in values.items()})
+        return self._graphs[key]
+
+
+def _check(largest: float | None, name: str, function: str) -> None:
+    """A scale must have an inverse, which float32's smallest numbers do not have."""
+    if largest is not None and np.isfinite(largest) and largest >= _SMALLEST:
+        return
+    got, advice = "nothing but zeros", "pass typical inputs"
+    if largest is None:
+        got = "none"
+        advice = "pass a function that yields inputs, with several signatures pairs (signature, {input: array})"
+    elif not np.isfinite(largest):
+        got = "NaN or infinity"
+    raise ValueError(
+        f"{function}: expected representative_data that gives every packed layer inputs, got {got} for {name}; "
+        f"{advice}, or leave representative_data out: each row then gets its scale while the model runs"
+    )
+
+
+def _name(model: Any, place: Place, op: Any) -> str:
+    tensors = model.subgraphs[place[0]].tensors
+    indices: Iterable[int] = itertools.chain(flatbuffer.indices(op.inputs)[1:2], flatbuffer.indices(op.outputs))
+    names = [flatbuffer.text(tensors[index].name) for index in indices if index >= 0]
+    return repr(next(filter(None, names), f"operator {place[1]} of subgraph {place[0]}"))

@@ -1,0 +1,51 @@
+"""Packed fully connected operators compute with int8 activations, or with float32 ones again: their options say so."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from keras_prune_export import flatbuffer
+from keras_prune_export.targets import packed as target
+from keras_prune_export.targets.fully_connected import Options
+
+Place = tuple[int, int]  # an operator: number of its subgraph, and its own
+
+
+def computing(model: Any) -> Iterator[tuple[Place, Any]]:
+    """The operators that compute on packed weights, in the order of the file."""
+    for number, graph in enumerate(model.subgraphs):
+        for index, op in enumerate(graph.operators or ()):
+            if flatbuffer.text(model.operatorCodes[op.opcodeIndex].customCode) == target.COMPUTE:
+                yield (number, index), op
+
+
+def options_of(op: Any) -> Options:
+    """The options of a computing operator.
+
+    Raises:
+        ValueError: they are damaged, or of another version.
+    """
+    return Options.from_bytes(bytes(op.customOptions if op.customOptions is not None else b""))
+
+
+def kinds(model: Any) -> set[str]:
+    """The activations of the computing operators: "float32", "int8", both or none."""
+    return {options_of(op).activations for _, op in computing(model)}
+
+
+def set_activations(model: Any, kind: str, scales: Mapping[Place, float] | None = None) -> None:
+    """Gives all computing operators this kind.
+
+    Args:
+        model: ``ModelT`` object, edited in place.
+        kind: "float32" or "int8".
+        scales: for "int8": one step of each operator's activations; None: of each row, while the model runs.
+    """
+    for place, op in computing(model):
+        scale = None if scales is None else float(scales[place])
+        options = dataclasses.replace(options_of(op), activations=kind, x_scale=scale)
+        op.customOptions = np.frombuffer(options.to_bytes(), np.uint8)
