@@ -249,6 +249,38 @@ void RunParts(Workers* workers, int num_parts, void (*task)(void* context, int p
   workers->busy.store(false, std::memory_order_release);
 }
 
+struct WorkersList {
+  Workers* workers;
+  WorkersList* next;
+};
+
+Workers* WorkersFor(WorkersList** list, int num_threads) {
+  WorkersList* first = __atomic_load_n(list, __ATOMIC_ACQUIRE);
+  for (WorkersList* entry = first; entry != nullptr; entry = entry->next) {
+    if (NumThreads(entry->workers) == num_threads) return entry->workers;
+  }
+  Workers* workers = MakeWorkers(num_threads);
+  auto* entry = workers != nullptr ? static_cast<WorkersList*>(malloc(sizeof(WorkersList))) : nullptr;
+  if (entry == nullptr) {
+    FreeWorkers(workers);
+    return nullptr;
+  }
+  *entry = {workers, first};
+  // Where two ask at once there may be two of a kind, which costs no more than their memory.
+  while (!__atomic_compare_exchange_n(list, &entry->next, entry, true, __ATOMIC_RELEASE, __ATOMIC_RELAXED)) {
+  }
+  return workers;
+}
+
+void FreeAllWorkers(WorkersList** list) {
+  while (*list != nullptr) {
+    WorkersList* entry = *list;
+    *list = entry->next;
+    FreeWorkers(entry->workers);
+    free(entry);
+  }
+}
+
 int NumCpus() {
   cpu_set_t cpus;
   if (sched_getaffinity(0, sizeof cpus, &cpus) == 0) return CPU_COUNT(&cpus);

@@ -20,6 +20,12 @@ int NumThreads(const Workers* workers);  // 1 for null
 // forked after the threads were started, for it has none of them.
 void RunParts(Workers* workers, int num_parts, void (*task)(void* context, int part), void* context);
 
+// Workers by their number of threads: those who share such a list and want the same number share the workers. Null is an
+// empty list. Several threads may ask at once; what was handed out stays until all are freed, when nobody uses any.
+struct WorkersList;  // opaque
+Workers* WorkersFor(WorkersList** list, int num_threads);  // as MakeWorkers
+void FreeAllWorkers(WorkersList** list);
+
 // CPUs that this process may run on: more threads than that only take turns.
 int NumCpus();
 

@@ -8,20 +8,23 @@
 
 namespace keras_prune {
 
-struct Pool;  // opaque
-
 // What a delegate's `data` points to.
 struct Shared {
   Isa isa;
   int most_threads;  // whatever the interpreters ask for: the CPUs
-  Pool* pools;       // one for each number of threads; null at first
+  WorkersList* workers;
 };
 
-// The threads for an interpreter's operators; null: the caller's alone. Interpreters that share a delegate share them.
-Workers* WorkersFor(Shared* shared, const TfLiteContext& context);
+// The threads for an interpreter's operators; null: the caller's alone. An interpreter that is given another number of
+// threads leaves those of before asleep.
+inline Workers* WorkersFor(Shared* shared, const TfLiteContext& context) {
+  // -1: the user did not say; the runtime's own operators, and XNNPACK's, compute on one thread then.
+  const int wanted = context.recommended_num_threads;
+  return WorkersFor(&shared->workers, wanted < shared->most_threads ? wanted : shared->most_threads);
+}
 
 // Ends the threads; all operators are freed.
-void FreePools(Shared* shared);
+inline void FreePools(Shared* shared) { FreeAllWorkers(&shared->workers); }
 
 }  // namespace keras_prune
 
