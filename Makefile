@@ -3,12 +3,23 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
+COMMA := ,
 
 VENV ?= .venv
 OUT ?= out
 DATA ?=
 BIN := $(VENV)/bin
-CPP_BUILD := build/cpp
+SANITIZE := -DKERAS_PRUNE_SANITIZE
+AARCH64 = -DCMAKE_TOOLCHAIN_FILE=$(abspath custom_ops/toolchains/aarch64-linux-gnu.cmake)
+# $(call CPP_TEST,name,target,ctest's options,cmake's options): configures, builds and runs in build/<name>
+CPP_TEST = mkdir -p build/$(1) && { $(BIN)/cmake -S custom_ops -B build/$(1) -G Ninja \
+		-DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DCMAKE_BUILD_TYPE=RelWithDebInfo $(4) >build/$(1)/configure.log \
+		|| { cat build/$(1)/configure.log; exit 1; }; } && \
+	$(BIN)/cmake --build build/$(1) --target $(2) && \
+	$(BIN)/ctest --test-dir build/$(1) --output-on-failure --parallel 2 $(3)
+NEED_EMULATORS = { command -v qemu-aarch64 && command -v aarch64-linux-gnu-g++ && \
+		$${CXX:-c++} -fsyntax-only -x c++ - <<<'\#include <simde/x86/avx512.h>'; } >/dev/null 2>&1 || \
+	{ echo "make $@ needs an x86-64 Linux and: apt-get install libsimde-dev g++-aarch64-linux-gnu qemu-user"; exit 1; }
 PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(shell command -v $(p) >/dev/null 2>&1 && \
 	$(p) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $(p))))
 NATIVE_SOURCES := $(shell find custom_ops -name '*.cc' -o -name '*.h')
@@ -18,7 +29,7 @@ FUZZ_BUILD := build/fuzz
 FUZZ_TARGETS := sparse_format tensor_format delegate tf_op
 SECONDS ?= 60
 
-.PHONY: help setup demo test test-python test-cpp test-slow fuzz lint format bench results clean
+.PHONY: help setup demo test test-python test-cpp test-isas test-slow fuzz lint format bench results clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -47,12 +58,13 @@ test-python: setup
 	$(QUIET_TF) $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-cpp: setup
-	@mkdir -p $(CPP_BUILD)
-	$(BIN)/cmake -S custom_ops -B $(CPP_BUILD) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
-		-DCMAKE_BUILD_TYPE=RelWithDebInfo -DKERAS_PRUNE_SANITIZE=address,undefined >$(CPP_BUILD)/configure.log \
-		|| { cat $(CPP_BUILD)/configure.log; exit 1; }
-	$(BIN)/cmake --build $(CPP_BUILD)
-	$(BIN)/ctest --test-dir $(CPP_BUILD) --output-on-failure
+	@$(call CPP_TEST,cpp,all,,$(SANITIZE)=address$(COMMA)undefined)
+
+test-isas: setup  ## C++ tests for other CPUs: AVX-512 and ARM's NEON emulated; what starts threads, under TSan.
+	@$(NEED_EMULATORS)
+	@$(call CPP_TEST,avx512,isa_tests,--label-exclude portable,-DKERAS_PRUNE_SIMDE=ON $(SANITIZE)=address$(COMMA)undefined)
+	@$(call CPP_TEST,aarch64,all,,$(SANITIZE)=undefined $(AARCH64))
+	@$(call CPP_TEST,threads,threads_tests,--label-regex threads,$(SANITIZE)=thread)
 
 fuzz: setup  ## libFuzzer on the decoders, the delegate and the TensorFlow op; then the Python readers; SECONDS=60 is the time of the C++ ones.
 	@command -v clang++ >/dev/null || { echo "make fuzz needs clang with libFuzzer: apt-get install clang libclang-rt-dev"; exit 1; }
@@ -76,8 +88,10 @@ fuzz: setup  ## libFuzzer on the decoders, the delegate and the TensorFlow op; t
 	$(QUIET_TF) $(BIN)/python tests/fuzz_tflite_readers.py $(FUZZ_BUILD)/corpus/tflite_readers -max_len=65536 -timeout=60 \
 		-rss_limit_mb=2048 -max_total_time=$$(( $(SECONDS) / 3 )) -artifact_prefix=$(FUZZ_BUILD)/tflite_readers-
 
-test-slow: setup  ## What takes long: MNIST over three seeds, the lowest supported versions.
+test-slow: setup  ## What takes long: MNIST over three seeds, the lowest supported versions, NEON under the address sanitizer.
 	$(QUIET_TF) $(BIN)/python -m pytest -m slow
+	@$(NEED_EMULATORS)
+	@$(call CPP_TEST,aarch64-asan,isa_tests,--label-exclude portable,$(SANITIZE)=address$(COMMA)undefined $(AARCH64))
 
 lint: setup  ## ruff (style, imports, docstrings), its formatter, and mypy.
 	$(BIN)/ruff check .

@@ -25,11 +25,16 @@ COMMON_FLAGS = (
     "-std=c++17 -O3 -fPIC -fvisibility=hidden -fno-exceptions -fno-rtti -fno-threadsafe-statics -ffp-contract=off "
     "-Wall -Wextra"
 ).split()
+AVX512_FLAGS = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"]
 X86_FLAGS = {
     "avx2": ["-mavx2", "-mfma"],
-    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"],
+    "avx512": AVX512_FLAGS,
+    "avx512vbmi": [*AVX512_FLAGS, "-mavx512vbmi", "-mavx512vnni"],
 }
-ISA_FLAGS = {"x86_64": X86_FLAGS, "amd64": X86_FLAGS}.get(platform.machine().lower(), {})
+ARM_FLAGS = {"neon": [], "neondot": ["-march=armv8.2-a+dotprod"]}
+ISA_FLAGS = {"x86_64": X86_FLAGS, "amd64": X86_FLAGS, "aarch64": ARM_FLAGS, "arm64": ARM_FLAGS}.get(
+    platform.machine().lower(), {}
+)
 # Nothing but libc, so that the libraries load in any process on a Linux whose glibc is not older than the one they were
 # built with. libgcc is its static part; pthread and dl are parts of libc that older glibc keeps in files of their own.
 # TensorFlow's C API is looked up when the op loads.

@@ -17,10 +17,10 @@
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #endif
 
-#include <immintrin.h>
 #include <string.h>
 
 #include "sell16.h"
+#include "x86_intrinsics.h"
 
 namespace keras_prune {
 namespace {

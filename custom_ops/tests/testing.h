@@ -2,6 +2,7 @@
 #ifndef KERAS_PRUNE_TESTS_TESTING_H_
 #define KERAS_PRUNE_TESTS_TESTING_H_
 
+#include <atomic>
 #include <cstdio>
 #include <vector>
 
@@ -17,13 +18,13 @@ inline std::vector<TestCase>& Tests() {
   return tests;
 }
 
-inline int& Failures() {
-  static int failures = 0;
+inline std::atomic<int>& Failures() {  // checks may be in threads
+  static std::atomic<int> failures{0};
   return failures;
 }
 
-inline long& Checks() {
-  static long checks = 0;
+inline std::atomic<long>& Checks() {
+  static std::atomic<long> checks{0};
   return checks;
 }
 
@@ -37,7 +38,7 @@ inline int RunAll() {
     test.run();
     std::printf("%-6s %s\n", Failures() == before ? "ok" : "FAILED", test.name);
   }
-  std::printf("%zu tests, %ld checks, %d failures\n", Tests().size(), Checks(), Failures());
+  std::printf("%zu tests, %ld checks, %d failures\n", Tests().size(), Checks().load(), Failures().load());
   return Failures() == 0 && Checks() > 0 ? 0 : 1;
 }
 
