@@ -24,10 +24,10 @@ constexpr size_t kFewestOfTile = 4;  // a tile's fourth of batch rows takes as l
 
 // Best last.
 constexpr Choice kChoices[] = {
-    {Isa::kReference, "reference", &kFcReference, nullptr, nullptr},
-    {Isa::kScalar, "scalar", &kFcScalar, nullptr, nullptr},
+    {Isa::kReference, "reference", &kFcReference, nullptr, &kFcS8Reference},
+    {Isa::kScalar, "scalar", &kFcScalar, nullptr, &kFcS8Scalar},
 #if defined(__x86_64__)
-    {Isa::kAvx2, "avx2", &kFcAvx2, nullptr, nullptr},
+    {Isa::kAvx2, "avx2", &kFcAvx2, nullptr, &kFcS8Avx2},
     {Isa::kAvx512, "avx512", &kFcAvx512, nullptr, nullptr},
 #endif
 };

@@ -7,10 +7,6 @@
 namespace keras_prune {
 namespace {
 
-struct PackedLayout : FcLayout {
-  PackedView packed;  // points into this allocation
-};
-
 Status Make(const PackedView& packed, const FcKernel* kernel, FcLayout** out) {
   const size_t codebook_bytes = 4 * size_t{packed.codebook_size - 1};
   const size_t gap_bytes = (uint64_t{packed.num_entries} * packed.gap_bits + 7) / 8;

@@ -68,7 +68,9 @@ void FillRows(uint32_t rows, const FcCall& call) {
 
 void FcForward(const FcLayout* layout, const FcCall& call) {
   if (layout->kept_rows < layout->rows) FillRows(layout->rows, call);
-  if (call.batch == 0 || layout->num_parts == 0) return;
+  if (call.batch == 0) return;
+  // Int8 tells a row of x that is not finite also where no weight is kept.
+  if (layout->num_parts == 0 && layout->kernel->input != Input::kInt8Rows) return;
   switch (layout->kernel->input) {
     case Input::kRows: return ForwardRows(layout, call);
     case Input::kInt8Rows: return ForwardInt8Rows(layout, call);

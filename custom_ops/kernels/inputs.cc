@@ -79,6 +79,11 @@ size_t NumTiles(const FcLayout* layout, size_t batch) {
   return batch / width + (batch % width != 0);
 }
 
+// Results of a row of x that is not finite: rows of weights of which nothing is kept have none of a kernel.
+void FillNan(size_t size, float* y) {
+  for (size_t row = 0; row < size; ++row) y[row] = NAN;
+}
+
 }  // namespace
 
 void ForwardParts(const FcLayout* layout, const RowBlock& rows, Workers* workers) {
@@ -93,6 +98,7 @@ void ForwardRows(const FcLayout* layout, const FcCall& call) {
 
 void ForwardInt8Rows(const FcLayout* layout, const FcCall& call) {
   const size_t stride = Aligned(layout->cols);
+  const auto quantize = layout->kernel->quantize != nullptr ? layout->kernel->quantize : QuantizeRow;
   auto* values = static_cast<int8_t*>(call.workspace);
   float scales[kMostInt8Rows];
   RowBlock rows = RowsOf(layout, call);
@@ -103,9 +109,10 @@ void ForwardInt8Rows(const FcLayout* layout, const FcCall& call) {
     rows.count = std::min(kMostInt8Rows, call.batch - row);
     for (size_t b = 0; b < rows.count; ++b) {
       const float* x = call.x + (row + b) * layout->cols;
-      scales[b] = QuantizeRow(x, layout->cols, stride, call.x_scale, values + b * stride);
+      scales[b] = quantize(x, layout->cols, stride, call.x_scale, values + b * stride);
+      if (isnan(scales[b])) FillNan(rows.y_stride, call.y + (row + b) * rows.y_stride);
     }
-    rows.y = call.y + row * layout->rows;
+    rows.y = call.y + row * rows.y_stride;
     ForwardParts(layout, rows, call.workers);
   }
 }
@@ -128,24 +135,6 @@ size_t TilesBytes(const FcLayout* layout, size_t batch, int num_threads) {
   const auto threads = static_cast<size_t>(std::max(num_threads, 1));
   const size_t shares = NumTiles(layout, batch) < threads ? 1 : threads;
   return shares * Aligned(layout->cols * layout->kernel->tile * sizeof(float));
-}
-
-float QuantizeRow(const float* x, size_t size, size_t stride, float scale, int8_t* values) {
-  float largest = 0.0f;
-  for (size_t i = 0; i < size; ++i) {
-    const float magnitude = fabsf(x[i]);
-    if (magnitude > largest || magnitude != magnitude) largest = magnitude;  // a NaN stays: nothing is larger
-  }
-  memset(values, 0, stride);
-  if (!isfinite(largest)) return NAN;
-  if (largest == 0.0f) return 0.0f;
-  if (scale == 0.0f) scale = largest / 127.0f;
-  const float inverse = 1.0f / scale;
-  for (size_t i = 0; i < size; ++i) {
-    const float value = x[i] * inverse;
-    values[i] = static_cast<int8_t>(std::max(-127.0f, std::min(127.0f, value + (value < 0.0f ? -0.5f : 0.5f))));
-  }
-  return scale;
 }
 
 void LoadTile(const float* x, size_t count, size_t stride, size_t cols, size_t width, float* tile) {

@@ -23,8 +23,8 @@ size_t TilesBytes(const FcLayout* layout, size_t batch, int num_threads);
 void ForwardParts(const FcLayout* layout, const RowBlock& rows, Workers* workers);
 
 // One row, symmetrically: values[i] is x[i] / scale rounded to the nearest, halves away from zero, within -127 to 127;
-// zeros from `size` to `stride`. A scale of 0 asks for the largest |x| / 127. Returns the scale: NaN when a value is not
-// finite (so are all results of the row then), 0 for a row of zeros.
+// zeros from `size` to `stride`. A scale of 0 asks for the largest |x| / 127; scales below 2^-126 become that. Returns the
+// scale: NaN when a value is not finite (so are all results of the row then), 0 for a row of zeros.
 float QuantizeRow(const float* x, size_t size, size_t stride, float scale, int8_t* values);
 
 // tile[col * width + b] = x[b * stride + col] for b < count, zero up to `width`.

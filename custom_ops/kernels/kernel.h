@@ -44,6 +44,8 @@ struct FcKernel {
   // The part before which `share` of `shares` equal portions of the work end; null: all parts cost the same.
   uint32_t (*split)(const FcLayout* layout, uint32_t share, uint32_t shares);
   void (*backward)(const FcLayout* layout, const float* dy, size_t batch, float* dx);
+  // Of Input::kInt8Rows: the same as QuantizeRow (inputs.h), faster; null: that.
+  float (*quantize)(const float* x, size_t size, size_t stride, float scale, int8_t* values) = nullptr;
 };
 
 constexpr size_t kMostTile = 64;
@@ -86,11 +88,19 @@ void FreeAligned(void* memory);
 // Fills the head of a layout; kept_rows is `rows`.
 void InitLayout(const PackedView& packed, const FcKernel* kernel, uint64_t num_bytes, FcLayout* layout);
 
+// What the references make: a copy of the packed bytes.
+struct PackedLayout : FcLayout {
+  PackedView packed;  // points into this allocation
+};
+
 extern const FcKernel kFcReference;
 extern const FcKernel kFcScalar;
+extern const FcKernel kFcS8Reference;
+extern const FcKernel kFcS8Scalar;
 #if defined(__x86_64__)
 extern const FcKernel kFcAvx2;
 extern const FcKernel kFcAvx512;
+extern const FcKernel kFcS8Avx2;
 #endif
 
 // The kernel for what is asked for; the next best of the same CPU where there is none.

@@ -1,0 +1,61 @@
+// What the int8 kernels share: the arithmetic that must give the same bits on every instruction set.
+//
+//   y = clamp(float(sum of xq * wq) * (x_scale * w_scale) + bias, low, high)
+//
+// xq and wq are whole numbers from -127 to 127, the sum is exact, and so only four roundings to float32 are left, always
+// in this order.
+#ifndef KERAS_PRUNE_KERNELS_INT8_H_
+#define KERAS_PRUNE_KERNELS_INT8_H_
+
+#include "inputs.h"
+#include "kernel.h"
+
+namespace keras_prune {
+
+// The codebook as a row of activations: by code; 0 for code 0 and for codes that are not used.
+struct Int8Codebook {
+  int8_t values[256];
+  float scale;  // 0 for a codebook without other values than zero
+};
+void QuantizeCodebook(const PackedView& packed, Int8Codebook* out);
+
+// Rows with more kept weights could pass 32 bits; the scalar kernel, which sums in 64, takes their layers.
+constexpr uint32_t kMostInt8Weights = INT32_MAX / (127 * 127);
+
+namespace {  // NOLINT(google-build-namespaces): a copy for each translation unit, see sparse_format.h
+
+constexpr float kMostInt8 = 127.0f;
+constexpr float kSmallestStep = 0x1p-126f;  // the smallest normal float32: its inverse is finite
+constexpr uint32_t kInfinityBits = 0x7F800000u;
+
+// One step of a row whose largest |x| has these bits; `scale` is the caller's, or 0.
+inline float StepOf(uint32_t largest, float scale) {
+  if (largest >= kInfinityBits) return __builtin_nanf("");
+  if (largest == 0) return 0.0f;
+  if (scale == 0.0f) scale = FloatFromBits(largest) / kMostInt8;
+  return scale < kSmallestStep ? kSmallestStep : scale;
+}
+
+inline uint32_t MagnitudeBits(float value) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &value, sizeof bits);
+  return bits & 0x7FFFFFFFu;
+}
+
+inline int8_t QuantizeValue(float value, float inverse) {
+  value *= inverse;
+  value += value < 0.0f ? -0.5f : 0.5f;
+  value = value < kMostInt8 ? value : kMostInt8;
+  return static_cast<int8_t>(value > -kMostInt8 ? value : -kMostInt8);
+}
+
+inline float Int8Result(float sum, float scale, const RowBlock& out, uint32_t row) {
+  float v = sum * scale + (out.bias != nullptr ? out.bias[row] : 0.0f);
+  v = v < out.low ? out.low : v;
+  return v > out.high ? out.high : v;
+}
+
+}  // namespace
+}  // namespace keras_prune
+
+#endif  // KERAS_PRUNE_KERNELS_INT8_H_

@@ -1,0 +1,204 @@
+#include "quads.h"
+
+#include <string.h>
+
+#include <algorithm>
+
+namespace keras_prune {
+namespace {
+
+// A slot's byte for a column of the window, and back: the exchange of bits is its own inverse.
+uint8_t SlotOf(const QuadsShape& shape, uint32_t offset) {
+  if (!shape.for_pshufb) return static_cast<uint8_t>(offset);
+  return static_cast<uint8_t>((offset & 15) | (offset & 16) << 3 | (offset & 32) << 1 | (offset & 64) >> 1);
+}
+
+uint32_t OffsetOf(const QuadsShape& shape, uint8_t slot) {
+  if (!shape.for_pshufb) return slot;
+  return (slot & 15u) | (slot & 128u) >> 3 | (slot & 64u) >> 1 | (slot & 32u) << 1;
+}
+
+int8_t WeightOf(const QuadsLayout& w, const uint8_t* pair, uint32_t step, uint32_t slot) {
+  const uint32_t slots = w.shape.lanes * kQuad;
+  if (!w.shape.coded) return static_cast<int8_t>(pair[(2 + step) * slots + slot]);
+  return w.table[pair[2 * slots + slot] >> (4 * step) & 15];
+}
+
+}  // namespace
+
+QuadsBuilder::QuadsBuilder(const PackedView& packed) : packed_(packed) {}
+
+QuadsBuilder::~QuadsBuilder() { FreeAligned(rows_); }
+
+Status QuadsBuilder::Scan() {
+  const uint64_t most_rows = std::min(packed_.rows, packed_.num_kept);
+  rows_ = static_cast<Row*>(AllocateAligned(most_rows * sizeof(Row)));
+  if (rows_ == nullptr) return Status::kOutOfMemory;
+  VisitKept(packed_, [this](uint32_t row, uint32_t col, uint32_t, uint32_t entry) {
+    if (num_rows_ == 0 || rows_[num_rows_ - 1].row != row) rows_[num_rows_++] = {row, entry, col, 0};
+    ++rows_[num_rows_ - 1].left;
+  });
+  std::sort(rows_, rows_ + num_rows_,
+            [](const Row& a, const Row& b) { return a.left != b.left ? a.left > b.left : a.row < b.row; });
+  return Status::kOk;
+}
+
+uint32_t QuadsBuilder::LargestWindow() const { return packed_.cols <= kAlignment ? kAlignment : 2 * kAlignment; }
+
+uint32_t QuadsBuilder::LongestRow() const { return num_rows_ != 0 ? rows_[0].left : 0; }
+
+uint32_t QuadsBuilder::NumSlices(const QuadsShape& shape) const {
+  return num_rows_ / shape.lanes + (num_rows_ % shape.lanes != 0);
+}
+
+// The lanes' first weights; lanes without a row have none.
+void QuadsBuilder::LoadSlice(const QuadsShape& shape, uint32_t slice, Lanes* lanes) const {
+  lanes->base = 0;
+  for (uint32_t lane = 0; lane < shape.lanes; ++lane) {
+    const uint64_t at = uint64_t{slice} * shape.lanes + lane;
+    const Row row = at < num_rows_ ? rows_[at] : Row{0, 0, 0, 0};
+    lanes->entry[lane] = row.entry;
+    lanes->left[lane] = row.left;
+    lanes->col[lane] = row.left != 0 ? row.col : kNoColumn;
+  }
+}
+
+// To the row's next kept weight, over fillers; a filler has the largest gap, so most codes need not be read.
+void QuadsBuilder::Advance(uint32_t lane, Lanes* lanes) const {
+  if (--lanes->left[lane] == 0) {
+    lanes->col[lane] = kNoColumn;
+    return;
+  }
+  const uint32_t largest_gap = (1u << packed_.gap_bits) - 1;
+  uint32_t gap;
+  do {
+    gap = BitsAt(packed_.gaps, ++lanes->entry[lane], packed_.gap_bits);
+    lanes->col[lane] += gap + 1;
+  } while (gap == largest_gap && BitsAt(packed_.codes, lanes->entry[lane], packed_.code_bits) == 0);
+}
+
+// To the first column that a lane still needs, as far as a byte can say, the window staying inside the padded x;
+// false: no lane needs one.
+bool QuadsBuilder::MoveBase(const QuadsShape& shape, Lanes* lanes) const {
+  uint32_t first = kNoColumn;
+  for (uint32_t lane = 0; lane < shape.lanes; ++lane) first = std::min(first, lanes->col[lane]);
+  if (first == kNoColumn) return false;
+  const uint64_t padded = (uint64_t{packed_.cols} + kAlignment - 1) / kAlignment * kAlignment;
+  const auto last_base = static_cast<uint32_t>(padded - shape.window);
+  lanes->base = std::min(std::min(first, last_base), lanes->base + UINT8_MAX);
+  return true;
+}
+
+// Calls begin(step, move) for each step of the slice and emit(step, slot, entry, offset) for each of its weights, which
+// may be none; returns the number of steps.
+template <typename Begin, typename Emit>
+uint64_t QuadsBuilder::WalkSlice(const QuadsShape& shape, uint32_t slice, Begin&& begin, Emit&& emit) const {
+  Lanes lanes;
+  LoadSlice(shape, slice, &lanes);
+  uint64_t step = 0;
+  for (uint32_t before = 0; MoveBase(shape, &lanes); before = lanes.base, ++step) {
+    begin(step, lanes.base - before);
+    for (uint32_t lane = 0; lane < shape.lanes; ++lane) {
+      for (uint32_t k = 0; k < kQuad && lanes.col[lane] - lanes.base < shape.window; ++k) {
+        emit(step, lane * kQuad + k, lanes.entry[lane], lanes.col[lane] - lanes.base);
+        Advance(lane, &lanes);
+      }
+    }
+  }
+  return step;
+}
+
+uint64_t QuadsBuilder::CountPairs(const QuadsShape& shape, uint32_t stride) const {
+  const auto begin = [](uint64_t, uint32_t) {};
+  const auto emit = [](uint64_t, uint32_t, uint32_t, uint32_t) {};
+  uint64_t pairs = 0;
+  for (uint64_t slice = 0; slice < NumSlices(shape); slice += stride) {
+    pairs += stride * ((WalkSlice(shape, static_cast<uint32_t>(slice), begin, emit) + 1) / 2);
+  }
+  return pairs;
+}
+
+uint64_t QuadsBuilder::PlaceArrays(const QuadsShape& shape, uint64_t num_pairs, void* base, QuadsLayout* arrays) const {
+  Arena arena(base);
+  arena.Take<QuadsLayout>(1);
+  arrays->first_pair = arena.Take<uint32_t>(uint64_t{NumSlices(shape)} + 1);
+  arrays->row_of = arena.Take<uint32_t>(uint64_t{NumSlices(shape)} * shape.lanes);
+  arrays->moves = arena.Take<uint8_t>(2 * num_pairs);
+  arrays->slots = arena.Take<uint8_t>(num_pairs * PairBytes(shape));
+  return arena.used();
+}
+
+// Slots are zero at first: column 0 of the window with weight 0, or with code 0, whose weight is 0.
+void QuadsBuilder::FillSlices(const Int8Codebook& codebook, QuadsLayout* layout) const {
+  const QuadsShape& shape = layout->shape;
+  const uint32_t slots = shape.lanes * kQuad;
+  uint64_t first = 0;
+  for (uint32_t slice = 0; slice < NumSlices(shape); ++slice) {
+    uint8_t* moves = layout->moves + 2 * first;
+    const auto begin = [moves](uint64_t step, uint32_t move) { moves[step] = static_cast<uint8_t>(move); };
+    const auto emit = [&](uint64_t step, uint32_t slot, uint32_t entry, uint32_t offset) {
+      uint8_t* pair = layout->slots + (first + step / 2) * PairBytes(shape);
+      const uint32_t half = step % 2, code = BitsAt(packed_.codes, entry, packed_.code_bits);
+      pair[half * slots + slot] = SlotOf(shape, offset);
+      if (shape.coded) {
+        pair[2 * slots + slot] = static_cast<uint8_t>(pair[2 * slots + slot] | code << (4 * half));
+      } else {
+        pair[(2 + half) * slots + slot] = static_cast<uint8_t>(codebook.values[code]);
+      }
+    };
+    first += (WalkSlice(shape, slice, begin, emit) + 1) / 2;
+    layout->first_pair[slice + 1] = static_cast<uint32_t>(first);
+  }
+}
+
+Status QuadsBuilder::Build(const QuadsShape& shape, const FcKernel* kernel, FcLayout** out) const {
+  const uint64_t num_pairs = CountPairs(shape, 1);
+  QuadsLayout arrays;
+  const uint64_t num_bytes = PlaceArrays(shape, num_pairs, nullptr, &arrays);
+  auto* layout = static_cast<QuadsLayout*>(AllocateAligned(num_bytes));
+  if (layout == nullptr) return Status::kOutOfMemory;
+  InitLayout(packed_, kernel, num_bytes, layout);
+  PlaceArrays(shape, num_pairs, layout, layout);
+  Int8Codebook codebook;
+  QuantizeCodebook(packed_, &codebook);
+  layout->shape = shape;
+  layout->w_scale = codebook.scale;
+  memcpy(layout->table, codebook.values, sizeof layout->table);
+  layout->num_parts = NumSlices(shape);
+  layout->kept_rows = num_rows_;
+  for (uint32_t at = 0; at < num_rows_; ++at) layout->row_of[at] = rows_[at].row;
+  FillSlices(codebook, layout);
+  *out = layout;
+  return Status::kOk;
+}
+
+uint32_t QuadsSplit(const FcLayout* layout, uint32_t share, uint32_t shares) {
+  const auto& w = *static_cast<const QuadsLayout*>(layout);
+  const uint64_t pairs = w.first_pair[w.num_parts];
+  const auto until = static_cast<uint32_t>(pairs * share / shares);
+  return static_cast<uint32_t>(std::lower_bound(w.first_pair, w.first_pair + w.num_parts, until) - w.first_pair);
+}
+
+void QuadsBackward(const FcLayout* layout, const float* dy, size_t batch, float* dx) {
+  const auto& w = *static_cast<const QuadsLayout*>(layout);
+  const uint32_t slots = w.shape.lanes * kQuad;
+  if (batch != 0) memset(dx, 0, batch * w.cols * sizeof(float));
+  for (; batch != 0; --batch, dy += w.rows, dx += w.cols) {
+    for (uint32_t slice = 0; slice < w.num_parts; ++slice) {
+      const uint32_t* row_of = w.row_of + size_t{slice} * w.shape.lanes;
+      float* base = dx;
+      for (uint32_t step = 2 * w.first_pair[slice]; step < 2 * w.first_pair[slice + 1]; ++step) {
+        const uint8_t* pair = w.slots + size_t{step / 2} * PairBytes(w.shape);
+        base += w.moves[step];
+        for (uint32_t slot = 0; slot < slots; ++slot) {
+          const int8_t weight = WeightOf(w, pair, step % 2, slot);
+          if (weight == 0) continue;  // fillers, also in lanes without a row
+          const float product = static_cast<float>(weight) * w.w_scale * dy[row_of[slot / kQuad]];
+          base[OffsetOf(w.shape, pair[step % 2 * slots + slot])] += product;
+        }
+      }
+    }
+  }
+}
+
+}  // namespace keras_prune

@@ -1,0 +1,175 @@
+// AVX2, int8 activations: 8 rows a slice; pshufb finds x in windows of 32, 64 or 128 columns.
+#include <immintrin.h>
+#include <string.h>
+
+#include <algorithm>
+
+#include "quads.h"
+
+namespace keras_prune {
+namespace {
+
+constexpr uint32_t kLanes = 8;
+constexpr uint32_t kSampledSlices = 7;  // every seventh tells how many steps a window needs
+constexpr uint64_t kCachedBytes = uint64_t{4} << 20;
+constexpr double kNanosecondsPerByte = 0.06;
+constexpr double kScalarCost = 0.7;       // of a weight, in nanoseconds
+// Twice the scalar kernel's: with few rows most slots are fillers. A few bytes more do not matter.
+constexpr double kMostBytesPerWeight = 6.0, kFewBytes = 4096.0;
+
+// x at 32 columns of the window. Bit 7 of a slot chooses between two halves of 32 columns (pshufb gives 0 where it is
+// set), bit 6 between two of these pairs, and bit 5 between two of those.
+template <int kWindow>
+inline __m256i LookUp(const int8_t* at, __m256i slots, __m256i flipped, __m256i bit6, __m256i bit5) {
+  if constexpr (kWindow == 32) {
+    const auto load = [](const int8_t* p) {
+      return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    };
+    return _mm256_or_si256(_mm256_shuffle_epi8(load(at), slots), _mm256_shuffle_epi8(load(at + 16), flipped));
+  } else {
+    const __m256i low = LookUp<kWindow / 2>(at, slots, flipped, bit6, bit5);
+    const __m256i high = LookUp<kWindow / 2>(at + kWindow / 2, slots, flipped, bit6, bit5);
+    return _mm256_blendv_epi8(low, high, kWindow == 64 ? bit6 : bit5);
+  }
+}
+
+// Adds the products of one step to kBatch rows' sums. |w| times x with the sign of w: two products stay within 16 bits.
+template <int kWindow, int kBatch>
+inline void TakeStep(const int8_t* at, size_t stride, __m256i slots, __m256i weights, __m256i* sums) {
+  const __m256i flipped = _mm256_xor_si256(slots, _mm256_set1_epi8(-128));
+  const __m256i bit6 = _mm256_add_epi8(slots, slots), bit5 = _mm256_add_epi8(bit6, bit6);
+  const __m256i magnitudes = _mm256_abs_epi8(weights);
+  for (int b = 0; b < kBatch; ++b) {
+    const __m256i x = LookUp<kWindow>(at + b * stride, slots, flipped, bit6, bit5);
+    const __m256i twos = _mm256_maddubs_epi16(magnitudes, _mm256_sign_epi8(x, weights));
+    sums[b] = _mm256_add_epi32(sums[b], _mm256_madd_epi16(twos, _mm256_set1_epi16(1)));
+  }
+}
+
+template <int kWindow, bool kCoded, int kBatch>
+void ForwardTile(const QuadsLayout& w, const RowBlock& rows, size_t batch_row, uint32_t first, uint32_t end) {
+  const auto* x = static_cast<const int8_t*>(rows.x) + batch_row * rows.stride;
+  const __m256i table = _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(w.table)));
+  const __m256i low_half = _mm256_set1_epi8(15);
+  const auto* moves = w.moves + size_t{w.first_pair[first]} * 2;
+  const auto* pairs = reinterpret_cast<const __m256i*>(w.slots) + size_t{w.first_pair[first]} * (kCoded ? 3 : 4);
+  for (uint32_t slice = first; slice < end; ++slice) {
+    __m256i sums[2 * kBatch];
+    for (__m256i& sum : sums) sum = _mm256_setzero_si256();
+    const int8_t* at = x;
+    for (uint32_t left = w.first_pair[slice + 1] - w.first_pair[slice]; left != 0; --left) {
+      __m256i weights = _mm256_load_si256(pairs + 2), odd_weights;
+      if constexpr (kCoded) {
+        odd_weights = _mm256_and_si256(_mm256_srli_epi16(weights, 4), low_half);
+        odd_weights = _mm256_shuffle_epi8(table, odd_weights);
+        weights = _mm256_shuffle_epi8(table, _mm256_and_si256(weights, low_half));
+      } else {
+        odd_weights = _mm256_load_si256(pairs + 3);
+      }
+      at += moves[0];
+      TakeStep<kWindow, kBatch>(at, rows.stride, _mm256_load_si256(pairs), weights, sums);
+      at += moves[1];
+      TakeStep<kWindow, kBatch>(at, rows.stride, _mm256_load_si256(pairs + 1), odd_weights, sums + kBatch);
+      moves += 2;
+      pairs += kCoded ? 3 : 4;
+    }
+    for (int b = 0; b < kBatch; ++b) {
+      alignas(32) int32_t values[kLanes];
+      _mm256_store_si256(reinterpret_cast<__m256i*>(values), _mm256_add_epi32(sums[b], sums[b + kBatch]));
+      const float scale = rows.scales[batch_row + b] * w.w_scale;
+      StoreQuads(w, slice, values, scale, rows, rows.y + (batch_row + b) * rows.y_stride);
+    }
+  }
+}
+
+template <int kWindow, bool kCoded>
+void ForwardBatch(const QuadsLayout& w, const RowBlock& rows, uint32_t first, uint32_t end) {
+  size_t row = 0;
+  for (; row + 4 <= rows.count; row += 4) ForwardTile<kWindow, kCoded, 4>(w, rows, row, first, end);
+  for (; row < rows.count; ++row) ForwardTile<kWindow, kCoded, 1>(w, rows, row, first, end);
+}
+
+template <int kWindow>
+void ForwardWindow(const QuadsLayout& w, const RowBlock& rows, uint32_t first, uint32_t end) {
+  w.shape.coded ? ForwardBatch<kWindow, true>(w, rows, first, end) : ForwardBatch<kWindow, false>(w, rows, first, end);
+}
+
+void Forward(const FcLayout* layout, const RowBlock& rows, uint32_t first, uint32_t end) {
+  const auto& w = *static_cast<const QuadsLayout*>(layout);
+  switch (w.shape.window) {
+    case 32: return ForwardWindow<32>(w, rows, first, end);
+    case 64: return ForwardWindow<64>(w, rows, first, end);
+    default: return ForwardWindow<128>(w, rows, first, end);
+  }
+}
+
+// What a pair of steps costs, in nanoseconds: the larger of what its look-ups take and what its bytes take, once the
+// layout does not stay in a core's cache.
+double PairCost(const QuadsShape& shape, uint64_t num_pairs) {
+  const double steps = shape.window == 32 ? 3.0 : shape.window == 64 ? 4.2 : 6.5;
+  const bool cached = num_pairs * PairBytes(shape) <= kCachedBytes;
+  return cached ? steps : std::max(steps, PairBytes(shape) * kNanosecondsPerByte);
+}
+
+Status Make(const PackedView& packed, const FcKernel* kernel, FcLayout** out) {
+  QuadsBuilder builder(packed);
+  const Status status = builder.Scan();
+  if (status != Status::kOk) return status;
+  QuadsShape best = {};
+  double best_cost = kScalarCost * packed.num_kept;
+  for (uint32_t window = 32; window <= builder.LargestWindow(); window *= 2) {
+    const QuadsShape shape = {kLanes, window, builder.CanBeCoded(), true};
+    const uint64_t pairs = builder.CountPairs(shape, kSampledSlices);
+    const double cost = PairCost(shape, pairs) * static_cast<double>(pairs);
+    const auto num_bytes = static_cast<double>(pairs * PairBytes(shape));
+    const bool fits = num_bytes <= kMostBytesPerWeight * packed.num_kept + kFewBytes;
+    if (fits && cost < best_cost) best = shape, best_cost = cost;
+  }
+  const bool is_scalar = best.lanes == 0 || builder.LongestRow() > kMostInt8Weights;
+  return is_scalar ? kFcS8Scalar.make(packed, &kFcS8Scalar, out) : builder.Build(best, kernel, out);
+}
+
+float Quantize(const float* x, size_t size, size_t stride, float scale, int8_t* values) {
+  const __m256i magnitude = _mm256_set1_epi32(0x7FFFFFFF);
+  __m256i most = _mm256_setzero_si256();
+  size_t i = 0;
+  for (; i + 8 <= size; i += 8) {
+    const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + i));
+    most = _mm256_max_epi32(most, _mm256_and_si256(bits, magnitude));
+  }
+  uint32_t largest = 0;
+  alignas(32) uint32_t lanes[8];
+  _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), most);
+  for (uint32_t lane : lanes) largest = lane > largest ? lane : largest;
+  for (; i < size; ++i) largest = MagnitudeBits(x[i]) > largest ? MagnitudeBits(x[i]) : largest;
+  scale = StepOf(largest, scale);
+  if (!(scale > 0.0f)) {
+    memset(values, 0, stride);
+    return scale;
+  }
+  const float inverse = 1.0f / scale;
+  const __m256 factor = _mm256_set1_ps(inverse), half = _mm256_set1_ps(0.5f), sign = _mm256_set1_ps(-0.0f);
+  const __m256 high = _mm256_set1_ps(kMostInt8), low = _mm256_set1_ps(-kMostInt8);
+  const auto eight = [&](const float* from) {
+    __m256 v = _mm256_mul_ps(_mm256_loadu_ps(from), factor);
+    v = _mm256_add_ps(v, _mm256_or_ps(half, _mm256_and_ps(v, sign)));
+    return _mm256_cvttps_epi32(_mm256_max_ps(low, _mm256_min_ps(high, v)));
+  };
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);  // packs works within halves
+  for (i = 0; i + 32 <= size; i += 32) {
+    const __m256i low_half = _mm256_packs_epi32(eight(x + i), eight(x + i + 8));
+    const __m256i high_half = _mm256_packs_epi32(eight(x + i + 16), eight(x + i + 24));
+    const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low_half, high_half), order);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(values + i), bytes);
+  }
+  for (; i < size; ++i) values[i] = QuantizeValue(x[i], inverse);
+  if (size < stride) memset(values + size, 0, stride - size);
+  return scale;
+}
+
+}  // namespace
+
+const FcKernel kFcS8Avx2 = {"s8_fc_quads__avx2", Isa::kAvx2, Input::kInt8Rows, 0, Make, Forward, QuadsSplit,
+                             QuadsBackward, Quantize};
+
+}  // namespace keras_prune
