@@ -62,6 +62,7 @@ class Settings:
         size: of the network's input, pixels.
         dense_epochs: of fine-tuning before pruning.
         tune_epochs: of fine-tuning, at each level.
+        tune_rates: the largest learning rate of each: a large one finds better weights, but needs time.
         labels: share of the labels in what pruned models are trained towards; the dense model's answers have the rest.
         rounds: crops of each photo.
         scratch_epochs: of training a pruned shape from scratch.
@@ -76,7 +77,8 @@ class Settings:
     levels: tuple[float, ...] = (0.5, 0.26)
     size: int = 96
     dense_epochs: int = 6
-    tune_epochs: tuple[int, ...] = (1, 3)
+    tune_epochs: tuple[int, ...] = (1, 6)
+    tune_rates: tuple[float, ...] = (5e-4, 1e-3)
     labels: float = 0.3
     rounds: int = 6
     scratch_epochs: int = 6
@@ -86,12 +88,18 @@ class Settings:
     limit: int | None = None
 
 
-_TINY = Settings(size=64, dense_epochs=1, tune_epochs=(1,), scratch_epochs=1, num_units=256, frequency=1, limit=13)
+_TINY = Settings(size=64, dense_epochs=1, scratch_epochs=1, num_units=256, frequency=1, limit=13)
 SETTINGS = {
-    "tiny": dataclasses.replace(_TINY, criteria=("taylor",), levels=(0.5,)),
+    "tiny": dataclasses.replace(_TINY, criteria=("taylor",), levels=(0.5,), tune_epochs=(1,), tune_rates=(5e-4,)),
     "small": Settings(),
     "full": Settings(
-        seeds=(0, 1, 2), levels=(0.6, 0.4, 0.26), tune_epochs=(2, 2, 24), scratch_epochs=20, frequency=8, rounds=12
+        seeds=(0, 1, 2),
+        levels=(0.6, 0.4, 0.26),
+        tune_epochs=(2, 2, 24),
+        tune_rates=(5e-4, 5e-4, 2e-3),
+        scratch_epochs=20,
+        frequency=8,
+        rounds=12,
     ),
 }
 
@@ -215,14 +223,15 @@ def remove_channels(model: keras.Model, task: Task, *, criterion: str, fraction:
 def run_pruning(task: Task, criterion: str) -> None:
     """Passes through all levels, each from the one before."""
     before, dense = "dense", task.runs.need(task.name("dense"))["flops"]
-    for level, epochs in zip(task.settings.levels, task.settings.tune_epochs, strict=True):
+    tuning = zip(task.settings.tune_epochs, task.settings.tune_rates, strict=True)
+    for level, (epochs, rate) in zip(task.settings.levels, tuning, strict=True):
         what = f"{criterion}_{level:g}"
         if not task.runs.result(task.name(what)):
             data = task.taught
             keras.utils.set_random_seed(task.seed)
             fraction = level * dense / task.runs.need(task.name(before))["flops"]
             model = remove_channels(task.model(before), task, criterion=criterion, fraction=fraction)
-            fine_tune(model, data, rate=2e-3, epochs=epochs)
+            fine_tune(model, data, rate=rate, epochs=epochs)
             finish(task, what, model)
         before = what
 
