@@ -97,7 +97,7 @@ SETTINGS = {
         levels=(0.6, 0.4, 0.26),
         tune_epochs=(2, 2, 24),
         tune_rates=(5e-4, 5e-4, 2e-3),
-        scratch_epochs=20,
+        scratch_epochs=16,
         frequency=8,
         rounds=12,
     ),
@@ -132,6 +132,11 @@ class Task:
     def taught(self) -> flowers_data.Crops:
         """What pruned models are trained on."""
         return flowers_data.taught(self.crops, self.model("dense"), self.settings.labels)
+
+    def forget(self) -> None:
+        """Frees the crops: a gigabyte for each seed."""
+        for name in ("crops", "taught"):
+            self.__dict__.pop(name, None)
 
     def name(self, what: str) -> str:
         """Of a run of this seed."""
@@ -279,14 +284,19 @@ def main(argv: list[str]) -> None:
     folder = pathlib.Path(_DATA.value) / "flowers"
     train, judge = flowers_data.load(folder, limit=settings.limit, validate=_VALIDATE.value)
     judged = (flowers_data.whole(judge[0], settings.size), judge[1])
-    for seed in settings.seeds:
-        task = Task(settings, runs, train, judged, seed)
+    tasks = [Task(settings, runs, train, judged, seed) for seed in settings.seeds]
+    for task in tasks:
         run_dense(task)
-        for criterion in settings.criteria:
-            run_pruning(task, criterion)
-        run_scratch(task)
+        run_pruning(task, settings.criteria[0])
         run_timing(task)
         report(runs, out)
+        task.forget()
+    for task in tasks:
+        for criterion in settings.criteria[1:]:
+            run_pruning(task, criterion)
+        run_scratch(task)
+        report(runs, out)
+        task.forget()
 
 
 def report(runs: Runs, out: pathlib.Path) -> None:
