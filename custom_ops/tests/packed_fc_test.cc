@@ -1,4 +1,5 @@
 // The delegate's operator behind a fake of the runtime's context: what it checks, and when it makes its layout.
+#include <cmath>
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
@@ -177,6 +178,62 @@ TEST(ClaimedSizesAreChecked) {
       std::free(signature);
     }
   }
+}
+
+// Arithmetic 1, or 2 with a scale of these bits.
+void AskForInt8(Graph* g, uint8_t arithmetic, uint32_t scale = 0) {
+  g->options[3] = arithmetic;
+  g->options.resize(arithmetic == 2 ? 12 : 8);
+  if (arithmetic == 2) Put32(scale, g->options.data() + 8);
+  Put32(Crc32(Crc32(0, g->options.data(), 4), g->options.data() + 8, g->options.size() - 8), g->options.data() + 4);
+  g->node.custom_initial_data = g->options.data();
+  g->node.custom_initial_data_size = static_cast<int>(g->options.size());
+  g->Init();
+}
+
+TEST(Int8ActivationsAreQuantized) {
+  const uint32_t one_64th = 0x3C800000;
+  for (uint8_t arithmetic : {1, 2}) {
+    Graph g;
+    for (float& v : g.x) v = v > 1.5f ? 1.5f : v < -1.5f ? -1.5f : v;
+    g.x[20] = 1.984375f;  // 127 / 64
+    AskForInt8(&g, arithmetic, one_64th);
+    EXPECT(g.Prepare() && g.Invoke(), "%s", g.error.c_str());
+    float largest = 0.0f;
+    for (float v : g.layer.codebook) largest = std::fmax(largest, std::fabs(v));
+    int sum = 0;
+    for (int c = 0; c < 20; ++c) {
+      const float w = g.layer.codebook[g.layer.codes[20 + c]] / (largest / 127.0f);
+      sum += static_cast<int>(std::lround(w) * std::lround(g.x[20 + c] * 64.0f));
+    }
+    const float want = static_cast<float>(sum) * (0.015625f * (largest / 127.0f)) + g.bias[1];
+    EXPECT(g.y[4] == want, "arithmetic %d: %g %g", arithmetic, g.y[4], want);
+  }
+}
+
+TEST(OptionsOfInt8AreChecked) {
+  for (uint32_t scale : {0u, 0x80000000u, 0x7F800000u, 0x7FC00000u, 0xBF800000u}) {
+    Graph g;
+    AskForInt8(&g, 2, scale);
+    EXPECT(!g.Prepare() && g.Says("expected a scale above 0"), "%s", g.error.c_str());
+  }
+  Graph changed, unknown, without, needless;
+  AskForInt8(&changed, 2, 0x3F800000);
+  changed.options[9] ^= 1;
+  changed.Init();
+  EXPECT(!changed.Prepare() && changed.Says("checksum"), "%s", changed.error.c_str());
+  AskForInt8(&unknown, 3);
+  EXPECT(!unknown.Prepare() && unknown.Says("unknown arithmetic 3"), "%s", unknown.error.c_str());
+  AskForInt8(&without, 1);
+  without.options[3] = 2;
+  Put32(Crc32(0, without.options.data(), 4), without.options.data() + 4);
+  without.Init();
+  EXPECT(!without.Prepare() && without.Says("expected 12 bytes of options"), "%s", without.error.c_str());
+  AskForInt8(&needless, 2, 0x3F800000);
+  needless.options[3] = 1;
+  Put32(Crc32(Crc32(0, needless.options.data(), 4), needless.options.data() + 8, 4), needless.options.data() + 4);
+  needless.Init();
+  EXPECT(!needless.Prepare() && needless.Says("expected 8 bytes of options"), "%s", needless.error.c_str());
 }
 
 TEST(AnEmptyBatchNeedsNoMemory) {

@@ -23,17 +23,18 @@ bool TensorExists(const TfLiteContext* context, int index) {
 
 Options ReadOptions(const TfLiteNode& node) {
   Options options = {node.custom_initial_data != nullptr ? node.custom_initial_data_size : 0, {}};
-  if (options.size == kOptionsBytes) memcpy(options.bytes, node.custom_initial_data, kOptionsBytes);
+  const bool fits = options.size >= kOptionsBytes && options.size <= kMostOptionsBytes;
+  if (fits) memcpy(options.bytes, node.custom_initial_data, static_cast<size_t>(options.size));
   return options;
 }
 
-TfLiteStatus CheckOptions(TfLiteContext* context, const char* op, const Options& options) {
-  KP_CHECK(options.size == kOptionsBytes, "%s: expected %d bytes of options, got %d; export the model again", op,
-           kOptionsBytes, options.size);
+TfLiteStatus CheckOptions(TfLiteContext* context, const char* op, const Options& options, int most_bytes) {
+  KP_CHECK(options.size == kOptionsBytes || options.size == most_bytes,
+           "%s: expected %d bytes of options, got %d; export the model again", op, kOptionsBytes, options.size);
   const uint8_t* o = options.bytes;
   KP_CHECK(o[0] == kOptionsVersion, "%s: expected options version %d, got %d; install a keras_prune that reads it", op,
            kOptionsVersion, o[0]);
-  KP_CHECK(Load32(o + 4) == Crc32(0, o, 4),
+  KP_CHECK(Load32(o + 4) == Crc32(Crc32(0, o, 4), o + 8, static_cast<size_t>(options.size) - 8),
            "%s: the options' checksum does not match (corrupt); export the model again", op);
   return kTfLiteOk;
 }

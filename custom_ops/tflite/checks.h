@@ -15,12 +15,13 @@
 
 namespace keras_prune {
 
-constexpr int kOptionsBytes = 8;
+constexpr int kOptionsBytes = 8, kMostOptionsBytes = 12;
 
-// The operators' custom options: version, three bytes of the operator, checksum of these four.
+// The operators' custom options: version, three bytes of the operator, checksum, and four more bytes of some operators;
+// the checksum is of all bytes but its own.
 struct Options {
   int size;  // as it is in the file
-  uint8_t bytes[kOptionsBytes];
+  uint8_t bytes[kMostOptionsBytes];
 };
 
 const char* NameOf(const TfLiteTensor& tensor);
@@ -28,7 +29,8 @@ bool IsConstant(const TfLiteTensor& tensor);
 bool TensorExists(const TfLiteContext* context, int index);
 
 Options ReadOptions(const TfLiteNode& node);
-TfLiteStatus CheckOptions(TfLiteContext* context, const char* op, const Options& options);
+TfLiteStatus CheckOptions(TfLiteContext* context, const char* op, const Options& options,
+                          int most_bytes = kOptionsBytes);
 
 // A constant of bytes in one dimension.
 TfLiteStatus CheckPackedTensor(TfLiteContext* context, const char* op, int index);

@@ -11,6 +11,7 @@ namespace keras_prune {
 namespace {
 
 constexpr uint8_t kKeepNumDims = 1;
+enum Arithmetic : uint8_t { kFloat32, kInt8Dynamic, kInt8Static };  // byte 3 of the options
 
 // One operator of the file, and its layout once it is prepared.
 struct PackedFc {
@@ -24,6 +25,7 @@ struct PackedFc {
   FcOptions made_for;
   size_t batch;
   float low, high;
+  float x_scale;     // of int8 activations; 0: of each row
   Workers* workers;  // null: the caller's thread alone
   void* workspace;
   size_t workspace_bytes;
@@ -61,17 +63,33 @@ void Free(TfLiteContext*, void* buffer) {
 }
 
 // Once the batch is known.
-FcOptions WantedLayout(const PackedFc& op) { return {op.shared->isa, Activations::kFloat32, op.batch}; }
+FcOptions WantedLayout(const PackedFc& op) {
+  return {op.shared->isa, op.options.bytes[3] == kFloat32 ? Activations::kFloat32 : Activations::kInt8, op.batch};
+}
 
 TfLiteStatus ReadActivation(TfLiteContext* context, PackedFc* op) {
-  if (CheckOptions(context, kPackedFcName, op->options) != kTfLiteOk) return kTfLiteError;
+  if (CheckOptions(context, kPackedFcName, op->options, kMostOptionsBytes) != kTfLiteOk) return kTfLiteError;
   const uint8_t* o = op->options.bytes;
   KP_REQUIRE(o[1] <= 3, "expected an activation from 0 to 3, got %d; export the model again", o[1]);
-  KP_REQUIRE((o[2] & ~kKeepNumDims) == 0 && o[3] == 0, "unknown flags %d; install a keras_prune that reads them", o[2]);
+  KP_REQUIRE((o[2] & ~kKeepNumDims) == 0, "unknown flags %d; install a keras_prune that reads them", o[2]);
   constexpr float kInfinity = __builtin_inff();
   constexpr float kLow[] = {-kInfinity, 0.0f, -1.0f, 0.0f}, kHigh[] = {kInfinity, kInfinity, 1.0f, 6.0f};
   op->low = kLow[o[1]];
   op->high = kHigh[o[1]];
+  return kTfLiteOk;
+}
+
+// What is multiplied, and with int8 from calibration one step of x.
+TfLiteStatus ReadArithmetic(TfLiteContext* context, PackedFc* op) {
+  const uint8_t* o = op->options.bytes;
+  KP_REQUIRE(o[3] <= kInt8Static, "unknown arithmetic %d; install a keras_prune that reads it", o[3]);
+  const int expected = o[3] == kInt8Static ? kMostOptionsBytes : kOptionsBytes;
+  KP_REQUIRE(op->options.size == expected, "expected %d bytes of options for arithmetic %d, got %d; export again",
+             expected, o[3], op->options.size);
+  op->x_scale = o[3] == kInt8Static ? FloatFromBits(Load32(o + 8)) : 0.0f;
+  const bool is_scale = op->x_scale > 0.0f && op->x_scale <= __FLT_MAX__;
+  KP_REQUIRE(o[3] != kInt8Static || is_scale, "expected a scale above 0, got %g; export the model again",
+             static_cast<double>(op->x_scale));
   return kTfLiteOk;
 }
 
@@ -240,6 +258,7 @@ TfLiteStatus Prepare(TfLiteContext* context, TfLiteNode* node) {
   KP_REQUIRE(op != nullptr, "the operator could not be read from the graph; free memory or export the model again");
   TfLiteStatus status = CheckTensorIndices(context, *op);
   if (status == kTfLiteOk) status = ReadActivation(context, op);
+  if (status == kTfLiteOk) status = ReadArithmetic(context, op);
   if (status == kTfLiteOk) status = CheckPackedTensor(context, kPackedFcName, op->packed);
   if (status == kTfLiteOk) status = MakeLayout(context, op);
   if (status == kTfLiteOk) status = MakeWorkspace(context, op);
@@ -257,6 +276,7 @@ TfLiteStatus Invoke(TfLiteContext* context, TfLiteNode* node) {
   KP_REQUIRE(t[op.x].data != nullptr && t[op.y].data != nullptr, "the input or the output has no memory; export again");
   FcCall call = {static_cast<const float*>(t[op.x].data), op.batch, bias, op.low, op.high,
                  static_cast<float*>(t[op.y].data)};
+  call.x_scale = op.x_scale;
   call.workers = op.workers;
   call.workspace = op.workspace;
   FcForward(op.layout, call);
