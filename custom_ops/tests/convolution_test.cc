@@ -16,7 +16,8 @@ namespace {
 
 using namespace keras_prune;  // NOLINT(build/namespaces): a test of that namespace
 
-constexpr Isa kAllIsas[] = {Isa::kReference, Isa::kScalar, Isa::kAvx2, Isa::kAvx512};
+constexpr Isa kAllIsas[] = {Isa::kReference,  Isa::kScalar, Isa::kAvx2,   Isa::kAvx512,
+                            Isa::kAvx512Vbmi, Isa::kNeon,   Isa::kNeonDot};
 constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr float kGuard = 12345.0f;  // stands after every output: nothing may write there
 constexpr size_t kGuards = 32;

@@ -14,7 +14,7 @@ using Floats = std::vector<float>;
 
 std::vector<Isa> SupportedIsas() {
   std::vector<Isa> found;
-  for (const Isa isa : {Isa::kReference, Isa::kScalar, Isa::kAvx2, Isa::kAvx512}) {
+  for (const Isa isa : {Isa::kReference, Isa::kScalar, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Vbmi, Isa::kNeon}) {
     if (IsaSupported(isa)) found.push_back(isa);
   }
   return found;
