@@ -94,9 +94,9 @@ SETTINGS = {
     "small": Settings(),
     "full": Settings(
         seeds=(0, 1, 2),
-        levels=(0.6, 0.4, 0.26),
-        tune_epochs=(2, 2, 24),
-        tune_rates=(5e-4, 5e-4, 2e-3),
+        levels=(0.6, 0.26),
+        tune_epochs=(2, 24),
+        tune_rates=(5e-4, 2e-3),
         scratch_epochs=16,
         frequency=8,
         rounds=12,
