@@ -78,10 +78,15 @@ inline float Largest(__m512 whole) {
   return Reduce<float>(whole, [](float a, float b) { return a > b ? a : b; });
 }
 
-inline __m512i RoundToInt(__m512 from) {  // as the current rounding mode says; INT32_MIN for what does not fit
+// As the current rounding mode says, or towards zero; INT32_MIN for what does not fit.
+template <bool kToZero>
+__m512i ToInt(__m512 from) {
   const Lanes<float, __m512> old(from);
   Lanes<int32_t, __m512i> made(__m512i{});
-  for (int i = 0; i < made.kCount; ++i) made.at[i] = _mm_cvtss_si32(_mm_set_ss(old.at[i]));
+  for (int i = 0; i < made.kCount; ++i) {
+    const __m128 lane = _mm_set_ss(old.at[i]);
+    made.at[i] = kToZero ? _mm_cvttss_si32(lane) : _mm_cvtss_si32(lane);
+  }
   return made.Whole();
 }
 
@@ -158,7 +163,9 @@ Register Gather(__m512i indices, const void* base, int scale) {
 #undef _mm512_cvtepi32_epi16
 #define _mm512_cvtepi32_epi16(whole) avx512_emulation::Convert<int16_t, __m256i, int32_t>(whole)
 #undef _mm512_cvtps_epi32
-#define _mm512_cvtps_epi32(whole) avx512_emulation::RoundToInt(whole)
+#define _mm512_cvtps_epi32(whole) avx512_emulation::ToInt<false>(whole)
+#undef _mm512_cvttps_epi32
+#define _mm512_cvttps_epi32(whole) avx512_emulation::ToInt<true>(whole)
 #undef _mm512_srai_epi32
 #define _mm512_srai_epi32(whole, count) avx512_emulation::ShiftRight(whole, count)
 #undef _mm512_mask3_fmadd_ps

@@ -2,6 +2,7 @@
 // those of SIMDe whose definition has a corner (saturation, signs, bits of an index that are ignored).
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <vector>
 
@@ -47,6 +48,27 @@ TEST(BytesAreLookedUp) {
                        [](size_t i) { return kAU8[kBU8[i] % 64]; });
   ExpectLanes<uint8_t>("permutex2var_epi8", _mm512_permutex2var_epi8(kA, kB, kB),
                        [](size_t i) { return (kBU8[i] & 64) != 0 ? kBU8[kBU8[i] % 64] : kAU8[kBU8[i] % 64]; });
+}
+
+TEST(BytesOfFourParts) {
+  ExpectLanes<uint8_t>("shuffle_epi8", _mm512_shuffle_epi8(kA, kB), [](size_t i) {
+    return static_cast<uint8_t>(kBU8[i] > 127 ? 0 : kAU8[i / 16 * 16 + kBU8[i] % 16]);
+  });
+  ExpectLanes<int32_t>("broadcast_i32x4", _mm512_broadcast_i32x4(_mm512_castsi512_si128(kA)),
+                       [](size_t i) { return kAI32[i % 4]; });
+}
+
+TEST(SignsOfBytes) {
+  ExpectLanes<uint8_t>("abs_epi8", _mm512_abs_epi8(kA),
+                       [](size_t i) { return static_cast<uint8_t>(std::abs(kAI8[i])); });
+  const __m512i least = _mm512_set1_epi8(-128);
+  ExpectLanes<int8_t>("abs_epi8", _mm512_abs_epi8(least), [](size_t) { return int8_t{-128}; });
+  uint64_t negative = 0;
+  for (int i = 0; i < 64; ++i) negative |= uint64_t{kAI8[i] < 0} << i;
+  EXPECT(_mm512_movepi8_mask(kA) == negative, "movepi8_mask");
+  ExpectLanes<uint8_t>("mask_sub_epi8", _mm512_mask_sub_epi8(kB, negative, _mm512_setzero_si512(), kB), [](size_t i) {
+    return static_cast<uint8_t>(kAI8[i] < 0 ? -kBI8[i] : kBI8[i]);
+  });
 }
 
 TEST(FloatsAreLookedUp) {
@@ -103,6 +125,15 @@ TEST(FloatsAreRoundedToEven) {
                           126.5f, 127.49f, 3e9f, -3e9f, NAN,   7.0f,  -0.0f, 1e-30f};
   const int32_t to[16] = {0, 2, 2, 0, -2, -2, 0, -126, 126, 127, INT32_MIN, INT32_MIN, INT32_MIN, 7, 0, 0};
   ExpectLanes<int32_t>("cvtps_epi32", _mm512_cvtps_epi32(_mm512_loadu_ps(from)), [&](size_t i) { return to[i]; });
+  ExpectLanes<int32_t>("cvttps_epi32", _mm512_cvttps_epi32(_mm512_loadu_ps(from)), [&](size_t i) {
+    return std::fabs(from[i]) < 2e9f ? static_cast<int32_t>(from[i]) : INT32_MIN;
+  });
+}
+
+TEST(TheSecondOperandStandsForNan) {
+  const __m512 nan = _mm512_set1_ps(NAN), one = _mm512_set1_ps(1.0f);
+  ExpectLanes<float>("max_ps", _mm512_max_ps(nan, one), [](size_t) { return 1.0f; });
+  ExpectLanes<float>("min_ps", _mm512_min_ps(nan, one), [](size_t) { return 1.0f; });
 }
 
 TEST(SignsComeInFromTheLeft) {
