@@ -10,7 +10,7 @@ Without --model a VGG-like network of 288 units is trained on Fashion-MNIST, or 
 flowers' network is the dense one of examples/flowers_transfer.py. The oracle removes one unit after the other and
 judges --examples training images each time; the criteria observe the same images. A run that was broken off goes on
 from the files in --out (the flags must be the same, but for --units). The ranks by layer are drawn beside the figure,
-as NAME_ranks.png. Some variants of Taylor's criterion are compared, too. With --gather the criteria observe another
+as NAME_ranks.png. Some variants of criteria are compared, too. With --gather the criteria observe another
 number of images than the oracle; with --compare OUT/changes.json of another run the two oracles are compared.
 
 Molchanov, Tyree, Karras, Aila and Kautz 2017, "Pruning Convolutional Neural Networks for Resource Efficient Inference"
@@ -33,7 +33,8 @@ from absl import app, flags, logging
 
 import keras_prune
 from keras_prune.analysis import CRITERIA, Oracle, correlate
-from keras_prune.criteria import Taylor
+from keras_prune.criteria import MutualInformation, Taylor
+from keras_prune.criteria.mutual_information import mutual_information
 from keras_prune.graph import dependencies
 from keras_prune_export.files import write_atomic
 
@@ -91,7 +92,21 @@ class TaylorOfBatch(Taylor):
         return keras.ops.abs(keras.ops.mean(observed, axis=0))
 
 
-VARIANTS = (TaylorSum(), TaylorAbsoluteInMap(), TaylorSquared(), TaylorOfBatch())
+@dataclasses.dataclass(frozen=True)
+class MutualInformationInLayer(MutualInformation):
+    """Bins of equal widths over the values of the whole layer, in place of each unit's own of equal counts."""
+
+    def score_examples(self, values: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """(units,)."""
+        width = max(np.ptp(values) / self.bins, np.finfo(np.float32).tiny)
+        places = np.minimum(((values - values.min()) / width).astype(int), self.bins - 1)
+        return np.array([mutual_information(column, labels) for column in places.T], np.float32)
+
+
+VARIANTS = (
+    *(TaylorSum(), TaylorAbsoluteInMap(), TaylorSquared(), TaylorOfBatch()),
+    *(MutualInformationInLayer(), MutualInformationInLayer(bins=32)),
+)
 
 
 def vgg() -> keras.Model:
