@@ -82,8 +82,9 @@ def fully_connected(
     weights, w_scale = quantize_codebook(codebook)
     # Products of integers, whose sums float64 holds exactly.
     sums = values.astype(np.float64) @ weights[codes].astype(np.float64).T
-    y = sums.astype(np.float32) * (scales * w_scale)[:, None]
-    return y if bias is None else y + np.asarray(bias, np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        y = sums.astype(np.float32) * (scales * w_scale)[:, None]
+        return y if bias is None else y + np.asarray(bias, np.float32)
 
 
 def error_bound(x: np.ndarray, codes: np.ndarray, codebook: np.ndarray, *, scale: float | None = None) -> np.ndarray:

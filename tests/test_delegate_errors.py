@@ -8,6 +8,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -53,6 +54,12 @@ def node_of(layer, **changes):
     return dataclasses.replace(node, **changes)
 
 
+def static(head=b"\x01\0\0\x02", *, scale=1.0):
+    """Options with a scale of x, for int8 activations."""
+    step = np.float32(scale).tobytes()
+    return head + zlib.crc32(head + step).to_bytes(4, "little") + step
+
+
 ERRORS = {
     "corrupt bytes": (lambda n: n.tensors.__setitem__(0, packed_tensor(corrupt(n.tensors[0].data, 60))), "checksum"),
     "truncated": (lambda n: n.tensors.__setitem__(0, packed_tensor(n.tensors[0].data[:-1])), "truncated"),
@@ -75,7 +82,20 @@ ERRORS = {
     "activation": (lambda n: setattr(n, "options", options_bytes(4)), "activation from 0 to 3, got 4"),
     "constant output": (lambda n: setattr(n.output, "data", bytes(120)), "output .* expected a tensor to write to"),
     "output size": (lambda n: setattr(n.output, "shape", [1, 29]), "output .* last dimension of 30 .* got 29"),
-    "reserved": (lambda n: setattr(n, "options", options_bytes(reserved=1)), "unknown flags"),
+    "arithmetic": (lambda n: setattr(n, "options", options_bytes(reserved=3)), "unknown arithmetic 3"),
+    "no scale": (
+        lambda n: setattr(n, "options", options_bytes(reserved=2)),
+        "expected 12 bytes of options for arithmetic 2, got 8",
+    ),
+    "a scale too many": (
+        lambda n: setattr(n, "options", static(b"\x01\0\0\x01")),
+        "expected 8 bytes of options for arithmetic 1, got 12",
+    ),
+    "scale of zero": (lambda n: setattr(n, "options", static(scale=0)), "expected a scale above 0, got 0"),
+    "negative scale": (lambda n: setattr(n, "options", static(scale=-1)), "expected a scale above 0, got -1"),
+    "infinite scale": (lambda n: setattr(n, "options", static(scale=np.inf)), "expected a scale above 0, got inf"),
+    "scale that is NaN": (lambda n: setattr(n, "options", static(scale=np.nan)), "expected a scale above 0, got -?nan"),
+    "scale's checksum": (lambda n: setattr(n, "options", corrupt(static(scale=1), 8)), "options' checksum"),
 }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_prune_export import checks, files, flatbuffer, measure, model_inputs, runtime
+from keras_prune_export import activation_kinds, checks, files, flatbuffer, measure, model_inputs, runtime
 from keras_prune_export.evaluation import Comparison, Evaluation
 from keras_prune_export.layer_bytes import layer_bytes
 from keras_prune_export.layer_errors import layer_errors
@@ -136,8 +136,9 @@ def evaluate_tflite(
 ) -> Evaluation:
     """Judges one .tflite file, of any kind, on the device runtime; printing the result shows tables.
 
-    Always: accuracy, latency, peak memory, and every byte of the file by layer beside the entropy bound. On request:
-    errors by layer, latency by operator (docs/evaluating.md says how all are measured).
+    Always: accuracy, latency, peak memory, and every byte of the file by layer beside the entropy bound. With labels,
+    where layers compute on packed weights: accuracy and latency of the same weights with float32 and with int8
+    activations. On request: errors by layer, latency by operator (docs/evaluating.md says how all are measured).
 
     Args:
         model: path or bytes.
@@ -163,12 +164,36 @@ def evaluate_tflite(
     reference = _as_file(reference)
     options = {"num_threads": num_threads}
     result = compare_tflite({"model": model}, x, y, batch_size=batch_size, **options)["model"]
+    if y is not None:
+        result = dataclasses.replace(result, kinds=_kinds(model, x, y, judged=result, batch_size=batch_size, **options))
     if reference is not None:
         errors = layer_errors(model, reference, x, batch_size=batch_size, **options)
         result = dataclasses.replace(result, errors=errors)
     if time_operators:
         result = dataclasses.replace(result, operators=op_latencies(model, x, reference=reference, **options))
     return result
+
+
+def _kinds(
+    model: Any, x: Any, y: Any, *, judged: Evaluation, num_threads: int, batch_size: int
+) -> tuple[activation_kinds.KindResult, ...]:
+    """The file with float32 and with int8 activations; what is known of the file itself is not run again."""
+    found = activation_kinds.variants(model)
+    if not found:
+        return ()
+    y, own = np.asarray(y), activation_kinds.own_kind(files.read_tflite(model))
+    arrays = model_inputs.arrays(runtime.load_interpreter(model), x)
+    latencies = measure.latencies(dict(found), [values[0] for values in arrays], num_threads=num_threads)
+    rows = []
+    for kind, data in found.items():
+        predictions = judged.predictions
+        if kind != own:
+            outputs = predict_tflite(data, arrays, num_threads=num_threads, batch_size=batch_size)
+            predictions = _predicted_classes(outputs, y)
+        scores = _judged(predictions, y)
+        accuracy, error = scores["accuracy"], scores["error_percent"]
+        rows.append(activation_kinds.KindResult(kind, kind == own, accuracy, error, latencies[kind].median))
+    return tuple(rows)
 
 
 def _as_file(reference: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_prune_export.activation_kinds import KindResult, kinds_table
 from keras_prune_export.layer_bytes import LayerBytes, bytes_table
 from keras_prune_export.layer_errors import LayerError, error_table
 from keras_prune_export.op_latency import OperatorLatency, latency_table
@@ -35,6 +36,8 @@ class Evaluation:
         sizes: every byte of the file, by layer and part; the last two rows are no layers.
         errors: of each layer against the reference; empty without one.
         operators: the latency of each; empty if they were not timed.
+        kinds: accuracy and latency with float32 and with int8 activations; empty without labels, or where no layer
+            computes on packed weights.
         predictions: (examples,) int64, the class that the file chose for each example; None without labels.
     """
 
@@ -51,6 +54,7 @@ class Evaluation:
     sizes: tuple[LayerBytes, ...]
     errors: tuple[LayerError, ...] = ()
     operators: tuple[OperatorLatency, ...] = ()
+    kinds: tuple[KindResult, ...] = ()
     predictions: np.ndarray | None = dataclasses.field(default=None, repr=False, compare=False)
 
     @property
@@ -70,7 +74,7 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the predictions, for JSON."""
-        lists = ("layers", "sizes", "errors", "operators")
+        lists = ("layers", "sizes", "errors", "operators", "kinds")
         names = [field.name for field in dataclasses.fields(self) if field.name not in (*lists, "predictions")]
         values = {name: getattr(self, name) for name in names}
         values |= {name: getattr(self, name) for name in ("weights_kept", "other_bytes", "entropy_bound")}
@@ -89,7 +93,9 @@ class Evaluation:
         return [self.name, *judged, *counts, *times, memory]
 
     def __str__(self) -> str:
-        tables = [text_table([list(_COLUMNS), self.row()]), bytes_table(self.sizes)]
+        tables = [text_table([list(_COLUMNS), self.row()])]
+        tables += [kinds_table(self.kinds)] if self.kinds else []
+        tables += [bytes_table(self.sizes)]
         tables += [error_table(self.errors)] if self.errors else []
         return "\n\n".join([*tables, *([latency_table(self.operators)] if self.operators else [])])
 

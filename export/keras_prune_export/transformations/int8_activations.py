@@ -32,11 +32,6 @@ def options_of(op: Any) -> Options:
     return Options.from_bytes(bytes(op.customOptions if op.customOptions is not None else b""))
 
 
-def kinds(model: Any) -> set[str]:
-    """The activations of the computing operators: "float32", "int8", both or none."""
-    return {options_of(op).activations for _, op in computing(model)}
-
-
 def set_activations(model: Any, kind: str, scales: Mapping[Place, float] | None = None) -> None:
     """Gives all computing operators this kind.
 
