@@ -17,17 +17,20 @@ FLOAT32 = schema.TensorType.FLOAT32
 
 
 def as_stock(data):
-    """Every packed operator is FULLY_CONNECTED on dense weights again, and every expanded constant an ordinary one."""
+    """Every packed operator is the built-in one on dense weights again, and every expanded constant an ordinary one."""
     model = flatbuffer.read(data)
-    code = schema.OperatorCodeT()
-    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.FULLY_CONNECTED
-    code.version = 1
-    model.operatorCodes.append(code)
+    for number in (schema.BuiltinOperator.CONV_2D, schema.BuiltinOperator.FULLY_CONNECTED):
+        code = schema.OperatorCodeT()
+        code.builtinCode = code.deprecatedBuiltinCode = number
+        code.version = 1
+        model.operatorCodes.append(code)
     for graph in model.subgraphs:
         kinds = [flatbuffer.text(model.operatorCodes[op.opcodeIndex].customCode) for op in graph.operators]
         for op, kind in zip(graph.operators, kinds, strict=True):
             if kind == target.COMPUTE:
                 _as_fully_connected(model, graph, op)
+            elif kind == target.CONVOLVE:
+                _as_convolution(model, graph, op)
             elif kind == target.EXPAND:
                 _expand(model, graph, op)
         graph.operators = [op for op, kind in zip(graph.operators, kinds, strict=True) if kind != target.EXPAND]
@@ -44,15 +47,37 @@ def _matrix(model, tensor):
 def _as_fully_connected(model, graph, op):
     version, activation, keep_num_dims, reserved, crc = struct.unpack("<BBBBI", bytes(op.customOptions))
     assert (version, reserved, crc) == (1, 0, zlib.crc32(bytes(op.customOptions)[:4]))
-    weights = graph.tensors[op.inputs[1]]
-    if weights.type == schema.TensorType.UINT8:
-        dense = _matrix(model, weights)
-        weights.type, weights.shape = FLOAT32, np.array(dense.shape, np.int32)
-        weights.buffer = edits.add_buffer(model, dense.tobytes())
+    _with_dense_weights(model, graph.tensors[op.inputs[1]])
     op.opcodeIndex, op.customOptions = len(model.operatorCodes) - 1, None
     op.builtinOptionsType = schema.BuiltinOptions.FullyConnectedOptions
     op.builtinOptions = schema.FullyConnectedOptionsT()
     op.builtinOptions.fusedActivationFunction, op.builtinOptions.keepNumDims = activation, bool(keep_num_dims)
+
+
+def _with_dense_weights(model, weights, *axes):
+    """Rows stay; columns are split into these axes."""
+    if weights.type == schema.TensorType.UINT8:  # else it was seen before
+        dense = _matrix(model, weights)
+        dense = dense.reshape(len(dense), *axes, -1) if axes else dense
+        weights.type, weights.shape = FLOAT32, np.array(dense.shape, np.int32)
+        weights.buffer = edits.add_buffer(model, dense.tobytes())
+
+
+def _as_convolution(model, graph, op):
+    version, activation, padding, *sizes, reserved, crc = struct.unpack("<BBBx6BHI", bytes(op.customOptions))
+    assert (version, reserved, crc) == (1, 0, zlib.crc32(bytes(op.customOptions)[:12]))
+    _with_dense_weights(model, graph.tensors[op.inputs[1]], *sizes[:2])
+    if op.inputs[2] < 0:  # the built-in one needs a bias
+        zeros = schema.TensorT()
+        zeros.name, zeros.type, zeros.shape = "zeros", FLOAT32, graph.tensors[op.inputs[1]].shape[:1]
+        zeros.buffer = edits.add_buffer(model, bytes(4 * int(zeros.shape[0])))
+        graph.tensors.append(zeros)
+        op.inputs = np.array([*op.inputs[:2], len(graph.tensors) - 1], np.int32)
+    op.opcodeIndex, op.customOptions = len(model.operatorCodes) - 2, None
+    op.builtinOptionsType = schema.BuiltinOptions.Conv2DOptions
+    options = op.builtinOptions = schema.Conv2DOptionsT()
+    options.fusedActivationFunction, options.padding = activation, padding
+    options.strideH, options.strideW, options.dilationHFactor, options.dilationWFactor = sizes[2:]
 
 
 def _expand(model, graph, op):

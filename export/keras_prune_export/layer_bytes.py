@@ -130,7 +130,7 @@ def _packed_buffers(file: Any) -> list[np.ndarray]:
         for op in graph.operators or ():
             code = flatbuffer.text(file.operatorCodes[op.opcodeIndex].customCode)
             inputs = flatbuffer.indices(op.inputs)
-            used = {packed.COMPUTE: inputs[1:2], packed.EXPAND: inputs}.get(code, [])
+            used = inputs[1:2] if code in packed.STANDS_FOR else inputs if code == packed.EXPAND else []
             found.update({graph.tensors[index].buffer: None for index in used})
     return [np.asarray(file.buffers[index].data, np.uint8) for index in found]
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from keras_prune_export import files, flatbuffer, model_inputs, runtime
+from keras_prune_export.layer_report import weights_shape
 from keras_prune_export.operators import Operator, operators, pairs
 from keras_prune_export.progress import Progress
 from keras_prune_export.targets import packed
@@ -157,8 +158,11 @@ class _Side:
     def weights(self, op: Operator, index: int) -> np.ndarray:
         """The dense weights, float64."""
         tensor = self.model.subgraphs[0].tensors[index]
-        if op.kind == packed.COMPUTE:
-            return packed.decode(np.asarray(self.model.buffers[tensor.buffer].data, np.uint8)).astype(np.float64)
+        if op.kind in packed.STANDS_FOR:
+            data = np.asarray(self.model.buffers[tensor.buffer].data, np.uint8)
+            values = packed.decode(data).astype(np.float64)
+            shape = weights_shape(self.model, self.model.subgraphs[0].operators[op.index], data)
+            return values if shape is None else values.reshape(shape)
         if tensor.sparsity is not None:
             return real_values(densify(self.model, tensor), self.details[index])
         return self.value(index)

@@ -45,7 +45,7 @@ class Operator:
     @property
     def computes(self) -> str:
         """The kind, our operator being called as the one that it replaces."""
-        return "FULLY_CONNECTED" if self.kind == packed.COMPUTE else self.kind
+        return packed.STANDS_FOR.get(self.kind, self.kind)
 
 
 def operators(model: Any) -> list[Operator]:
@@ -90,7 +90,7 @@ def _kind(model: Any, op: Any) -> str:
 def _operator(model: Any, graph: Any, index: int, *, makers: dict[int, int]) -> Operator:
     op = graph.operators[index]
     kind, inputs = _kind(model, op), flatbuffer.indices(op.inputs)
-    slots = (1,) if kind == packed.COMPUTE else WEIGHT_SLOTS.get(flatbuffer.builtin_code(model, op), ())
+    slots = (1,) if kind in packed.STANDS_FOR else WEIGHT_SLOTS.get(flatbuffer.builtin_code(model, op), ())
     read = [inputs[slot] for slot in slots if slot < len(inputs)]
     weights = [i for i in read if i in makers or _is_constant(model, graph, i)]
     outputs = flatbuffer.indices(op.outputs)

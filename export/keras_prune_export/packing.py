@@ -14,9 +14,9 @@ from keras_prune_export.activations import Activations
 from keras_prune_export.schemes import Schemes
 from keras_prune_export.targets import packed
 from keras_prune_export.transformations.choose import Choice, choose
+from keras_prune_export.transformations.computing import pack_computing
 from keras_prune_export.transformations.constants import remove_decoders
 from keras_prune_export.transformations.int8_activations import computing, set_activations
-from keras_prune_export.transformations.pack_fully_connected import pack_fully_connected
 from keras_prune_export.transformations.tidy import shorten_names, tidy
 from keras_prune_export.transformations.unpack import unpack
 
@@ -114,7 +114,7 @@ def load(data: bytes, name: str) -> Any:
     """
     file = flatbuffer.read(data)
     codes = {flatbuffer.text(code.customCode) for code in file.operatorCodes or ()}
-    if codes & {packed.COMPUTE, packed.EXPAND}:
+    if codes & {*packed.STANDS_FOR, packed.EXPAND}:
         raise ValueError(f"{name}: expected a file that is not packed yet, got one that is; pack the original")
     tidy(file)
     return file
@@ -177,7 +177,7 @@ def edit(file: Any, choices: list[Choice]) -> None:
     chosen = [(choice.form, choice.view, choice.packed) for choice in choices if choice.view and choice.packed]
     for form, view, data in chosen:
         if form == "compute":
-            pack_fully_connected(file, view, data)
+            pack_computing(file, view, data)
     unpack(file, [(view, data) for form, view, data in chosen if form == "expand"])
     remove_decoders(file, [view for _, view, _ in chosen])
     tidy(file)

@@ -10,8 +10,10 @@ import numpy as np
 
 from keras_prune import sparse_format, tensor_format
 
-COMPUTE = "KerasPruneFullyConnected"  # computes on packed weights
+COMPUTE = "KerasPruneFullyConnected"  # computes on packed weights, as does the next
+CONVOLVE = "KerasPruneConv2D"
 EXPAND = "KerasPruneUnpack"  # expands packed weights at load
+STANDS_FOR = {COMPUTE: "FULLY_CONNECTED", CONVOLVE: "CONV_2D"}  # the operators that compute
 # A few bytes may claim thousands of millions of zeros; real layers are not that empty.
 _MOST_WEIGHTS_PER_BYTE = 2**14
 _FREE_WEIGHTS = 2**20
@@ -82,6 +84,17 @@ def decode(packed: bytes | np.ndarray) -> np.ndarray:
         return sparse_format.to_dense(packed)
     _check_claim(tensor_format.read_header(packed))
     return tensor_format.decode(packed)
+
+
+def matrix_shape(packed: bytes | np.ndarray) -> tuple[int, int]:
+    """Rows and columns of a packed buffer of either version.
+
+    Raises:
+        FormatError: not a packed buffer, or damaged.
+    """
+    version_1 = _version(packed) == sparse_format.VERSION
+    header: Any = sparse_format.read_header(packed) if version_1 else tensor_format.read_header(packed)
+    return header.rows, header.cols
 
 
 def _version(packed: bytes | np.ndarray) -> int:

@@ -18,18 +18,15 @@ from keras_prune_export.progress import Progress
 from keras_prune_export.schemes import Schemes
 from keras_prune_export.targets import packed as target
 from keras_prune_export.transformations import constants
+from keras_prune_export.transformations.computing import speedup_of_dense, why_not_computed
 from keras_prune_export.transformations.constants import Constant, View
 from keras_prune_export.transformations.densify import densify
-from keras_prune_export.transformations.pack_fully_connected import why_not_computed
 
 # What packing must save to be worth an operator that needs our delegate: bytes, and a share of those stored now.
 LEAST_SAVING = 64
 LEAST_SHARE = 1 / 8
 # Tables of a packed tensor, its place in the operator's lists, and what 64-byte alignment wastes on average.
 _TENSOR_BYTES = 128
-# More kept weights than this, and the dense kernels are about as fast as ours, which gather: LeNet-300-100's first
-# layer, at 8 %, is 4 times as fast packed (`make bench`). Larger layers, bound by memory, gain more.
-MOST_KEPT = 1 / 3
 
 
 @dataclasses.dataclass
@@ -191,18 +188,27 @@ def _fill(tensor: Any) -> int:
 def _placed(model: Any, constant: Constant, view: View, *, values: np.ndarray, packed: bytes, is_exact: bool) -> Choice:
     """The choice between computing and expanding, for one packed form."""
     kept = np.count_nonzero(values) / values.size
-    reason = ""
-    if not constants.is_fully_connected(model, view):
-        reason = f"expanded at load for {', '.join(constants.reader_kinds(model, view))}"
-    elif tensor_format.read_header(packed).values != "codebook":
-        reason = "expanded at load: packed compute needs a codebook"
-    elif kept > MOST_KEPT:
-        reason = f"expanded at load: {kept:.1%} of the weights are kept, dense kernels are faster above {MOST_KEPT:.0%}"
-    else:
-        problem = next(filter(None, (why_not_computed(model, reader) for reader in view.readers)), "")
-        reason = f"expanded at load: {problem}" if problem else ""
+    reason = _why_expanded(model, view, values=values, packed=packed)
     if reason:
         return Choice(constant, "expand", reason, view=view, packed=packed, values=values, is_exact=is_exact)
-    small = min(packed, target.fixed_width(packed), key=len)
+    if constants.is_fully_connected(model, view):  # version 1 is read in place
+        packed = min(packed, target.fixed_width(packed), key=len)
     reason = f"computes on the {kept:.1%} of the weights that are kept"
-    return Choice(constant, "compute", reason, view=view, packed=small, values=values, is_exact=is_exact)
+    return Choice(constant, "compute", reason, view=view, packed=packed, values=values, is_exact=is_exact)
+
+
+def _why_expanded(model: Any, view: View, *, values: np.ndarray, packed: bytes) -> str:
+    """Why operators do not compute on packed weights; empty when they do."""
+    if not constants.computes(model, view):
+        return f"expanded at load for {', '.join(constants.reader_kinds(model, view))}"
+    if tensor_format.read_header(packed).values != "codebook":
+        return "expanded at load: packed compute needs a codebook"
+    problem = next(filter(None, (why_not_computed(model, reader) for reader in view.readers)), "")
+    if problem:
+        return f"expanded at load: {problem}"
+    kept = int(np.count_nonzero(values))
+    times = speedup_of_dense(model, view, kept)
+    if times > 1:
+        share = kept / values.size
+        return f"expanded at load: {share:.1%} of the weights are kept, dense kernels are {times:.1f} times as fast"
+    return ""

@@ -127,6 +127,17 @@ def is_fully_connected(model: Any, view: View) -> bool:
     return is_weight(model, view) and reader_kinds(model, view) == [OPERATORS[_OPS.FULLY_CONNECTED]]
 
 
+def computes(model: Any, view: View) -> str:
+    """Which operators read a view, as their weights, where packed ones can stand in for them.
+
+    Returns:
+        "FULLY_CONNECTED" or "CONV_2D"; empty for others, or both.
+    """
+    kinds = reader_kinds(model, view)
+    known = kinds in ([OPERATORS[_OPS.FULLY_CONNECTED]], [OPERATORS[_OPS.CONV_2D]])
+    return kinds[0] if known and is_weight(model, view) else ""
+
+
 def reader_kinds(model: Any, view: View) -> list[str]:
     """The names of the operators that read a view, sorted."""
     return sorted({OPERATORS.get(flatbuffer.builtin_code(model, reader.op), "?") for reader in view.readers})

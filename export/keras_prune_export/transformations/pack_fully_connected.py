@@ -13,7 +13,7 @@ from keras_prune_export.targets.fully_connected import Options
 from keras_prune_export.transformations.constants import Reader, View
 
 # TFLite's activations that the operator has; the numbers are the same in its options.
-_ACTIVATIONS = {
+ACTIVATIONS = {
     schema.ActivationFunctionType.NONE,
     schema.ActivationFunctionType.RELU,
     schema.ActivationFunctionType.RELU_N1_TO_1,
@@ -43,7 +43,7 @@ def why_not_computed(model: Any, reader: Reader) -> str:
         "its bias is not float32 of the outputs' size": bias is None
         or (bias.type == float32 and flatbuffer.indices(bias.shape) == shape[:1]),
         "its fused activation is not none, ReLU, ReLU6 or ReLU -1...1": getattr(options, "fusedActivationFunction", 0)
-        in _ACTIVATIONS,
+        in ACTIVATIONS,
     }
     return next((reason for reason, holds in checks.items() if not holds), "")
 
@@ -57,7 +57,7 @@ def pack_fully_connected(model: Any, view: View, packed: bytes) -> None:
         packed: the bytes that take their place.
     """
     code = edits.custom_code(model, target.COMPUTE)
-    tensors = edits.add_bytes(model, packed, {reader.graph for reader in view.readers}, name=_name(model, view))
+    tensors = edits.add_bytes(model, packed, {reader.graph for reader in view.readers}, name=name_of(model, view))
     for reader in view.readers:
         op, options = reader.op, reader.op.builtinOptions
         data = Options(
@@ -69,6 +69,7 @@ def pack_fully_connected(model: Any, view: View, packed: bytes) -> None:
         op.inputs = np.array([inputs[0], tensors[reader.graph], inputs[2]], np.int32)
 
 
-def _name(model: Any, view: View) -> str:
+def name_of(model: Any, view: View) -> str:
+    """What a view's weights are called."""
     number, index = view.places[0]
     return flatbuffer.text(model.subgraphs[number].tensors[index].name)

@@ -1,0 +1,105 @@
+"""The model that decides between packed and dense kernels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from one_operator import model_of, sparse_weights  # type: ignore[import-not-found]
+
+from keras_prune.quantization import Codebook
+from keras_prune_export import flatbuffer, kernel_costs, packing
+from keras_prune_export.kernel_costs import Work
+from keras_prune_export.schemes import Schemes
+from keras_prune_export.transformations import constants
+from keras_prune_export.transformations.computing import work_of
+
+COSTS = {
+    "tile": 8,
+    "tile_from": 4,
+    "few_kept": 1,
+    "few_beyond": 2,
+    "few_row": 10,
+    "tile_kept": 0.5,
+    "tile_col": 1,
+    "tile_row": 3,
+    "dense_mac": 0.25,
+    "dense_weight": 0.125,
+    "dense_weight_beyond": 2,
+}
+BEYOND = 2**18
+
+
+@pytest.mark.parametrize(
+    ("work", "packed", "dense"),
+    [
+        # 100 kept weights and 20 rows; 32 rows (whole blocks of 16) of 30 columns, read once
+        (Work(20, 30, 100), 100 + 200, 960 * (0.25 + 0.125)),
+        # 9 pixels are 16 of packed tiles and 2 blocks of 6 of the dense kernel
+        (Work(16, 30, 100, 9), 16 * (50 + 30 + 48), 480 * (9 * 0.25 + 2 * 0.125)),
+        # what no cache holds
+        (Work(2048, 256, BEYOND + 5, 2), 2 * (BEYOND + 5 + 10 + 20480), 524288 * (0.5 + 0.125) + 2 * BEYOND),
+    ],
+)
+def test_golden(work, packed, dense):
+    assert kernel_costs.nanoseconds(work, "packed", COSTS) == pytest.approx(packed)
+    assert kernel_costs.nanoseconds(work, "dense", COSTS) == pytest.approx(dense)
+
+
+def test_the_mean_over_instruction_sets(monkeypatch):
+    slow = COSTS | {"few_kept": 4, "few_row": 40}  # 1,200 ns for 300
+    monkeypatch.setattr(kernel_costs, "table", lambda: {"one": COSTS, "two": slow})
+    work = Work(20, 30, 100)  # dense: 360 ns
+    assert kernel_costs.speedup([work]) == pytest.approx((300 / 360 * 1200 / 360) ** 0.5)
+    assert not kernel_costs.packed_pays([work])
+    monkeypatch.setattr(kernel_costs, "table", lambda: {"one": COSTS})
+    assert kernel_costs.packed_pays([work])
+    many = Work(20, 30, 100, 64)  # the two operators together: 300 + 64 * 140 against 360 + 64 * 240 + 11 * 120
+    assert kernel_costs.speedup([work, many]) == pytest.approx((300 + 64 * 140) / (360 + 64 * 240 + 11 * 120))
+
+
+def test_packed_weights_stay_where_dense_kernels_are_hardly_faster(monkeypatch):
+    monkeypatch.setattr(kernel_costs, "table", lambda: {"one": COSTS})
+    assert kernel_costs.packed_pays([Work(16, 30, 0, 1)])  # 160 ns against 180
+    assert kernel_costs.packed_pays([Work(16, 30, 39, 1)])  # 199 ns
+    assert not kernel_costs.packed_pays([Work(16, 30, 41, 1)])  # 201 ns are more than 10 / 9 of 180
+
+
+@pytest.mark.parametrize("isa", kernel_costs.table())
+def test_the_table_has_every_coefficient(isa):
+    costs = kernel_costs.table()[isa]
+    assert set(COSTS) | {"machine"} == set(costs)
+    assert all(costs[name] >= 0 for name in COSTS)
+
+
+@pytest.mark.parametrize("pixels", [1, 2, 16, 784])
+def test_of_a_large_layer_few_weights_pay_and_many_do_not(pixels):
+    assert kernel_costs.packed_pays([Work(512, 512, 512 * 512 // 50, pixels)])
+    assert not kernel_costs.packed_pays([Work(512, 512, 512 * 512 * 9 // 10, pixels)])
+
+
+def test_the_work_of_operators():
+    fields = {"strideH": 2, "strideW": 1, "dilationHFactor": 1, "dilationWFactor": 1, "padding": 0}
+    model = model_of(
+        "CONV_2D",
+        ("Conv2DOptions", fields),
+        [(2, 6, 5, 16), sparse_weights(24, 3, 3, 16), np.zeros(24, np.float32)],
+        output=(2, 3, 5, 24),
+    )
+    reader = next(c for c in constants.find(model) if c.shape == (24, 3, 3, 16)).views[-1].readers[0]
+    assert work_of(model, reader, 70) == Work(24, 144, 70, 30)
+    model = model_of("FULLY_CONNECTED", None, [(2, 3, 40), sparse_weights(24, 40)], output=(6, 24))
+    reader = next(c for c in constants.find(model) if c.shape == (24, 40)).views[-1].readers[0]
+    assert work_of(model, reader, 7) == Work(24, 40, 7, 6)
+
+
+def test_what_does_not_pay_is_expanded_and_says_why(monkeypatch):
+    monkeypatch.setattr(kernel_costs, "table", lambda: {"one": COSTS | {"few_kept": 100}})
+    model = model_of(
+        "FULLY_CONNECTED", ("FullyConnectedOptions", {}), [(1, 400), sparse_weights(24, 400), None], output=(1, 24)
+    )
+    _, (layer,) = packing.pack(flatbuffer.write(model), Schemes(Codebook()))
+    assert layer.form == "expand"
+    kept = np.count_nonzero(sparse_weights(24, 400))
+    times = (100 * kept + 240) / (32 * 400 * 0.375)
+    reason = f"expanded at load: {kept / 9600:.1%} of the weights are kept, dense kernels are {times:.1f} times as fast"
+    assert layer.reason == reason
