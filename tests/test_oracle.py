@@ -2,58 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import sys
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from oracle_models import X, Y, image_data, images, three_units  # type: ignore[import-not-found]
 
 from keras_prune.analysis import Oracle, oracle
 from keras_prune.analysis.partial_loss import PartialLoss
 
-X = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [2.0, 1.0]], np.float32)
-Y = X @ np.array([[3.0], [1.0]], np.float32)
-
-
-def three_units(**options) -> keras.Model:
-    """y = 3 a + b + 0 c with the units a = x0, b = x1, c = x0 + x1: exact on the data."""
-    layers = [keras.layers.Dense(3, name="hidden", **options), keras.layers.Dense(1, name="out", use_bias=False)]
-    model = keras.Sequential([keras.Input((2,)), *layers])
-    layers[0].set_weights([np.array([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]]), np.zeros(3)])
-    layers[1].set_weights([np.array([[3.0], [1.0], [0.0]])])
-    model.compile(loss="mse")
-    return model
-
-
 # Without a the error is 3 x0, without b it is x1.
 CHANGES = [9 * np.mean(X[:, 0] ** 2), np.mean(X[:, 1] ** 2), 0.0]
-
-
-def images(seed: int = 0) -> keras.Model:
-    """Convolutions with a residual sum and normalisation, all weights random."""
-    keras.utils.set_random_seed(seed)
-    inputs = keras.Input((6, 6, 2))
-    x = keras.layers.Conv2D(4, 3, padding="same", name="stem")(inputs)
-    y = keras.layers.Conv2D(4, 3, padding="same", name="branch", use_bias=False)(x)
-    y = keras.layers.BatchNormalization(name="norm")(y)
-    x = keras.layers.Activation("sigmoid")(x + y)  # not zero at zero: what is removed is not the activation
-    x = keras.layers.Conv2D(3, 3, strides=2, name="head", activation="relu")(x)
-    outputs = keras.layers.Dense(4, name="out")(keras.layers.Flatten()(x))
-    model = keras.Model(inputs, outputs)
-    generator = np.random.default_rng(seed)
-    for variable in model.variables:
-        if "norm" in variable.path or "bias" in variable.path:
-            variable.assign(generator.uniform(0.5, 1.5, variable.shape))
-    model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    return model
-
-
-def image_data(number: int = 20) -> tuple[np.ndarray, np.ndarray]:
-    generator = np.random.default_rng(1)
-    x = generator.normal(size=(number, 6, 6, 2)).astype(np.float32)
-    return x, generator.integers(0, 4, number).astype(np.int32)
 
 
 def by_hand(model: keras.Model, data: tuple[np.ndarray, ...], zeroed: dict[str, int]) -> float:
@@ -229,139 +188,6 @@ def test_groups_and_protected(measured_images):
     assert list(oracle(model, data, protected=["head"]).changes) == [trunk]
     with pytest.raises(ValueError, match=r"groups: expected some of .*; got \['tail'\]"):
         oracle(model, data, groups=["tail"])
-
-
-def test_a_part_of_each_group(tmp_path):
-    path, calls = tmp_path / "oracle.json", []
-    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(5, name="hidden"), keras.layers.Dense(1)])
-
-    def measure(model):
-        calls.append(1)
-        return float(np.sum(np.abs(model.layers[0].kernel.numpy()[0])))
-
-    found = oracle(model, measure, units_per_group=3, resume=path)
-    assert found.units["hidden"].tolist() == [0, 2, 4]
-    np.testing.assert_allclose(
-        found.changes["hidden"], -np.abs(model.layers[0].kernel.numpy()[0, [0, 2, 4]]), rtol=1e-5
-    )
-    whole = oracle(model, measure, resume=path)
-    assert len(calls) == 2 + 3 + 2 + 2  # the three that were measured are not measured again
-    np.testing.assert_array_equal(whole.changes["hidden"][[0, 2, 4]], found.changes["hidden"])
-    assert oracle(model, measure, units_per_group=9, resume=path).num_units == 5
-    with pytest.raises(ValueError, match="units_per_group: expected a whole number >= 1"):
-        oracle(model, measure, units_per_group=0)
-
-
-def test_resume(tmp_path):
-    path, calls = tmp_path / "oracle.json", []
-
-    def measure(model):
-        calls.append(1)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return float(np.sum(np.abs(model.layers[0].kernel)))
-
-    with pytest.raises(KeyboardInterrupt):
-        oracle(three_units(), measure, resume=path)
-    assert json.loads(path.read_text())["points"] == [[-1, 4.0], [0, -1.0]]
-    found = oracle(three_units(), measure, resume=path)
-    assert found.changes["hidden"].tolist() == [-1.0, -1.0, -2.0]
-    assert len(calls) == 4 + 1 + 1 + 2  # as it is, the group's beginning, the two units that were not there
-    again = oracle(three_units(), lambda model: 4.0, resume=path)
-    assert again.changes["hidden"].tolist() == [-1.0, -1.0, -2.0]
-    assert [file.name for file in tmp_path.iterdir()] == ["oracle.json"]
-
-
-def test_resume_refuses_another_run(tmp_path):
-    path = tmp_path / "oracle.json"
-    oracle(three_units(), (X, Y), resume=path)
-    with pytest.raises(ValueError, match=r"other settings .data: .*delete the file"):
-        oracle(three_units(), (X, Y + 1), resume=path)
-    model = three_units()
-    model.layers[1].kernel.assign(np.ones((3, 1)))
-    with pytest.raises(ValueError, match=r"other settings .weights"):
-        oracle(model, (X, Y), resume=path)
-    oracle(three_units(), lambda model: 1.0, resume=tmp_path / "other.json")
-    with pytest.raises(ValueError, match="got a loss of 2, there 1, of the same weights"):
-        oracle(three_units(), lambda model: 2.0, resume=tmp_path / "other.json")
-    for wrong in ("{}", "[", '{"settings": 1, "points": []}'):
-        path.write_text(wrong)
-        with pytest.raises(ValueError, match="expected a file that `oracle` wrote"):
-            oracle(three_units(), (X, Y), resume=path)
-
-
-@pytest.mark.parametrize("row", [[0], ["0", 1.0], [0, "much"], [0, float("nan")], [0, 1.0, 2.0], 3])
-def test_resume_refuses_damaged_rows(tmp_path, row):
-    path = tmp_path / "oracle.json"
-    oracle(three_units(), lambda model: 1.0, resume=path)
-    content = json.loads(path.read_text())
-    content["points"][1] = row
-    path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="expected a file that `oracle` wrote"):
-        oracle(three_units(), lambda model: 1.0, resume=path)
-
-
-def measured() -> Oracle:
-    changes = {"a": np.array([0.5, -1.0]), "b": np.array([0.25, 0.0, -0.25])}
-    return Oracle(1.0, changes, {"a": np.arange(2), "b": np.arange(2, 5)})
-
-
-def test_ranks_and_importance():
-    assert {name: ranks.tolist() for name, ranks in measured().ranks().items()} == {"a": [2, 1], "b": [3.5, 5, 3.5]}
-    assert {name: values.tolist() for name, values in measured().importance().items()} == {
-        "a": [0.5, 1.0],
-        "b": [0.25, 0.0, 0.25],
-    }
-
-
-def test_table():
-    assert str(measured()) == (
-        "loss 1.0000; 5 units, one removed at a time:\n"
-        "layer  units  mean |change|  smallest  largest  loss falls  mean rank  first  last\n"
-        "a          2           0.75       0.5        1           1        1.5    1.0   2.0\n"
-        "b          3          0.167         0     0.25           1        4.0    3.5   5.0"
-    )
-
-
-def test_save_and_load(tmp_path):
-    path = tmp_path / "oracle.json"
-    measured().save(path)
-    found = Oracle.load(path)
-    assert str(found) == str(measured())
-    assert {name: units.tolist() for name, units in found.units.items()} == {"a": [0, 1], "b": [2, 3, 4]}
-    for wrong in (
-        "{",
-        "[]",
-        '{"loss": 1}',
-        path.read_text().replace("0.5,", ""),
-        path.read_text().replace("0.5", "{}"),
-    ):
-        path.write_text(wrong)
-        with pytest.raises(ValueError, match=r"expected a file that Oracle\.save wrote"):
-            Oracle.load(path)
-    with pytest.raises(FileNotFoundError):
-        Oracle.load(tmp_path / "nothing.json")
-
-
-def test_figure():
-    pytest.importorskip("matplotlib")
-    axes = measured().figure().axes[0]
-    assert axes.get_ylabel() == "rank among all units (1 = matters most)"
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b"]
-    lines = {line.get_label(): line.get_xydata().tolist() for line in axes.get_lines()}
-    assert lines == {
-        "a unit": [[0, 2], [1, 3.5], [1, 5]],
-        "a unit without which the loss falls": [[0, 1], [1, 3.5]],
-        "first": [[0, 1], [1, 3.5]],
-        "mean": [[0, 1.5], [1, 4]],
-        "last": [[0, 2], [1, 5]],
-    }
-
-
-def test_figure_without_matplotlib(monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"keras-prune\[plot\]"):
-        measured().figure()
 
 
 def test_wrong_arguments():
