@@ -6,6 +6,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
 #endif
 
 namespace keras_prune {
@@ -29,6 +31,10 @@ constexpr Choice kChoices[] = {
 #if defined(__x86_64__)
     {Isa::kAvx2, "avx2", &kFcAvx2, nullptr, &kFcS8Avx2},
     {Isa::kAvx512, "avx512", &kFcAvx512, nullptr, nullptr},
+    {Isa::kAvx512Vbmi, "avx512vbmi", nullptr, nullptr, &kFcS8Avx512Vbmi},
+#elif defined(__aarch64__)
+    {Isa::kNeon, "neon", &kFcNeon, nullptr, &kFcS8Neon},
+    {Isa::kNeonDot, "neondot", nullptr, nullptr, &kFcS8NeonDot},
 #endif
 };
 constexpr int kNumChoices = sizeof kChoices / sizeof kChoices[0];
@@ -36,7 +42,7 @@ constexpr int kNumChoices = sizeof kChoices / sizeof kChoices[0];
 #if defined(__x86_64__)
 // Own code, because the compiler's __builtin_cpu_supports needs a data object of libgcc.
 struct X86Features {
-  bool avx2 = false, avx512 = false;
+  bool avx2 = false, avx512 = false, avx512vbmi = false;
 };
 
 // The register state that the operating system saves: bits 1-2 SSE and AVX, 5-7 AVX-512.
@@ -56,7 +62,21 @@ X86Features DetectX86() {
   const unsigned avx512 = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
   found.avx2 = (state & 0x6) == 0x6 && (b & bit_AVX2) != 0;
   found.avx512 = found.avx2 && (state & 0xE6) == 0xE6 && (b & avx512) == avx512;
+  const unsigned vbmi = bit_AVX512VBMI | bit_AVX512VNNI;
+  found.avx512vbmi = found.avx512 && (c & vbmi) == vbmi;
+#if defined(KERAS_PRUNE_SIMDE)
+  found.avx512 = found.avx512vbmi = found.avx2;  // emulated (x86_intrinsics.h)
+#endif
   return found;
+}
+#elif defined(__aarch64__)
+bool HasDotProduct() {
+#if defined(__linux__)
+  constexpr unsigned long kDotProduct = 1ul << 20;  // HWCAP_ASIMDDP
+  return (getauxval(AT_HWCAP) & kDotProduct) != 0;
+#else
+  return false;
+#endif
 }
 #endif
 
@@ -78,6 +98,10 @@ bool IsaSupported(Isa isa) {
 #if defined(__x86_64__)
   if (isa == Isa::kAvx2) return DetectX86().avx2;
   if (isa == Isa::kAvx512) return DetectX86().avx512;
+  if (isa == Isa::kAvx512Vbmi) return DetectX86().avx512vbmi;
+#elif defined(__aarch64__)
+  if (isa == Isa::kNeon) return true;
+  if (isa == Isa::kNeonDot) return HasDotProduct();
 #endif
   return isa == Isa::kReference || isa == Isa::kScalar;
 }

@@ -101,6 +101,11 @@ extern const FcKernel kFcS8Scalar;
 extern const FcKernel kFcAvx2;
 extern const FcKernel kFcAvx512;
 extern const FcKernel kFcS8Avx2;
+extern const FcKernel kFcS8Avx512Vbmi;
+#elif defined(__aarch64__)
+extern const FcKernel kFcNeon;
+extern const FcKernel kFcS8Neon;
+extern const FcKernel kFcS8NeonDot;
 #endif
 
 // The kernel for what is asked for; the next best of the same CPU where there is none.

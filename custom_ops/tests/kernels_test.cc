@@ -15,7 +15,8 @@ namespace {
 
 using namespace keras_prune;  // NOLINT(build/namespaces): a test of that namespace
 
-constexpr Isa kAllIsas[] = {Isa::kReference, Isa::kScalar, Isa::kAvx2, Isa::kAvx512};
+constexpr Isa kAllIsas[] = {Isa::kReference,  Isa::kScalar, Isa::kAvx2,   Isa::kAvx512,
+                            Isa::kAvx512Vbmi, Isa::kNeon,   Isa::kNeonDot};
 constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr float kGuard = 12345.0f;  // stands after every output: nothing may write there
 constexpr size_t kGuards = 32;
@@ -254,8 +255,8 @@ TEST(MostRowsEmpty) {
   const std::vector<uint8_t> packed = Pack(layer);
   PackedView view;
   EXPECT(ParsePacked(packed.data(), packed.size(), &view) == Status::kOk, "pack");
-  for (Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512}) {
-    if (IsaSupported(isa)) EXPECT(LayoutBytes(view, isa) < 4096, "%s: %zu", IsaName(isa), LayoutBytes(view, isa));
+  for (Isa isa : SupportedIsas()) {
+    if (isa != Isa::kReference) EXPECT(LayoutBytes(view, isa) < 4096, "%s: %zu", IsaName(isa), LayoutBytes(view, isa));
   }
 }
 
@@ -274,8 +275,8 @@ TEST(FewRowsTakeTheScalarLayout) {
     const std::vector<uint8_t> packed = Pack(layer);
     PackedView view;
     EXPECT(ParsePacked(packed.data(), packed.size(), &view) == Status::kOk, "pack");
-    for (Isa isa : {Isa::kAvx2, Isa::kAvx512}) {
-      if (!IsaSupported(isa)) continue;
+    for (Isa isa : SupportedIsas()) {
+      if (isa == Isa::kReference || isa == Isa::kScalar) continue;
       const bool is_scalar = LayoutBytes(view, isa) == LayoutBytes(view, Isa::kScalar);
       EXPECT(is_scalar == c.scalar, "%s %ux%u", IsaName(isa), c.rows, c.cols);
     }

@@ -1,0 +1,145 @@
+// AVX-512 with VBMI and VNNI, int8 activations: 16 rows a slice; vpermi2b finds x in windows of 128 columns, vpermb in
+// windows of 64 where rows of x are not longer.
+#if defined(__GNUC__) && !defined(__clang__)
+// GCC 12 takes the "undefined" operand inside its own intrinsics for a mistake of ours (GCC bug 105593).
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
+
+#include <string.h>
+
+#include "quads.h"
+#include "x86_intrinsics.h"
+
+namespace keras_prune {
+namespace {
+
+constexpr uint32_t kLanes = 16;
+constexpr uint32_t kSampledSlices = 7;  // every seventh tells how many steps a window needs
+// Twice the scalar kernel's: with few rows most slots are fillers. A few bytes more do not matter.
+constexpr double kMostBytesPerWeight = 6.0, kFewBytes = 8192.0;
+
+template <int kWindow>
+inline __m512i LookUp(const int8_t* at, __m512i slots) {
+  const __m512i low = _mm512_loadu_si512(at);
+  if constexpr (kWindow == 64) {
+    return _mm512_permutexvar_epi8(slots, low);
+  } else {
+    return _mm512_permutex2var_epi8(low, slots, _mm512_loadu_si512(at + 64));
+  }
+}
+
+// vpdpbusd multiplies unsigned by signed bytes: |w| by x with the sign of w.
+template <int kWindow, int kBatch>
+inline void TakeStep(const int8_t* at, size_t stride, __m512i slots, __m512i weights, __m512i* sums) {
+  const __mmask64 negative = _mm512_movepi8_mask(weights);
+  const __m512i magnitudes = _mm512_abs_epi8(weights);
+  for (int b = 0; b < kBatch; ++b) {
+    const __m512i x = LookUp<kWindow>(at + b * stride, slots);
+    const __m512i with_sign = _mm512_mask_sub_epi8(x, negative, _mm512_setzero_si512(), x);
+    sums[b] = _mm512_dpbusd_epi32(sums[b], magnitudes, with_sign);
+  }
+}
+
+template <int kWindow, bool kCoded, int kBatch>
+void ForwardTile(const QuadsLayout& w, const RowBlock& rows, size_t batch_row, uint32_t first, uint32_t end) {
+  const auto* x = static_cast<const int8_t*>(rows.x) + batch_row * rows.stride;
+  const __m512i table = _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(w.table)));
+  const __m512i low_half = _mm512_set1_epi8(15);
+  const auto* moves = w.moves + size_t{w.first_pair[first]} * 2;
+  const auto* pairs = w.slots + size_t{w.first_pair[first]} * PairBytes(w.shape);
+  for (uint32_t slice = first; slice < end; ++slice) {
+    __m512i sums[2 * kBatch];
+    for (__m512i& sum : sums) sum = _mm512_setzero_si512();
+    const int8_t* at = x;
+    for (uint32_t left = w.first_pair[slice + 1] - w.first_pair[slice]; left != 0; --left) {
+      __m512i weights = _mm512_load_si512(pairs + 128), odd_weights;
+      if constexpr (kCoded) {
+        odd_weights = _mm512_and_si512(_mm512_srli_epi16(weights, 4), low_half);
+        odd_weights = _mm512_shuffle_epi8(table, odd_weights);
+        weights = _mm512_shuffle_epi8(table, _mm512_and_si512(weights, low_half));
+      } else {
+        odd_weights = _mm512_load_si512(pairs + 192);
+      }
+      at += moves[0];
+      TakeStep<kWindow, kBatch>(at, rows.stride, _mm512_load_si512(pairs), weights, sums);
+      at += moves[1];
+      TakeStep<kWindow, kBatch>(at, rows.stride, _mm512_load_si512(pairs + 64), odd_weights, sums + kBatch);
+      moves += 2;
+      pairs += kCoded ? 192 : 256;
+    }
+    for (int b = 0; b < kBatch; ++b) {
+      alignas(64) int32_t values[kLanes];
+      _mm512_store_si512(values, _mm512_add_epi32(sums[b], sums[b + kBatch]));
+      const float scale = rows.scales[batch_row + b] * w.w_scale;
+      StoreQuads(w, slice, values, scale, rows, rows.y + (batch_row + b) * rows.y_stride);
+    }
+  }
+}
+
+template <int kWindow, bool kCoded>
+void ForwardBatch(const QuadsLayout& w, const RowBlock& rows, uint32_t first, uint32_t end) {
+  size_t row = 0;
+  for (; row + 4 <= rows.count; row += 4) ForwardTile<kWindow, kCoded, 4>(w, rows, row, first, end);
+  for (; row < rows.count; ++row) ForwardTile<kWindow, kCoded, 1>(w, rows, row, first, end);
+}
+
+template <int kWindow>
+void ForwardWindow(const QuadsLayout& w, const RowBlock& rows, uint32_t first, uint32_t end) {
+  w.shape.coded ? ForwardBatch<kWindow, true>(w, rows, first, end) : ForwardBatch<kWindow, false>(w, rows, first, end);
+}
+
+void Forward(const FcLayout* layout, const RowBlock& rows, uint32_t first, uint32_t end) {
+  const auto& w = *static_cast<const QuadsLayout*>(layout);
+  w.shape.window == 64 ? ForwardWindow<64>(w, rows, first, end) : ForwardWindow<128>(w, rows, first, end);
+}
+
+Status Make(const PackedView& packed, const FcKernel* kernel, FcLayout** out) {
+  QuadsBuilder builder(packed);
+  const Status status = builder.Scan();
+  if (status != Status::kOk) return status;
+  const QuadsShape shape = {kLanes, builder.LargestWindow(), builder.CanBeCoded(), false};
+  const auto num_bytes = static_cast<double>(builder.CountPairs(shape, kSampledSlices) * PairBytes(shape));
+  const bool fits = num_bytes <= kMostBytesPerWeight * packed.num_kept + kFewBytes;
+  const bool is_vector = fits && packed.num_kept != 0 && builder.LongestRow() <= kMostInt8Weights;
+  return is_vector ? builder.Build(shape, kernel, out) : kFcS8Scalar.make(packed, &kFcS8Scalar, out);
+}
+
+float Quantize(const float* x, size_t size, size_t stride, float scale, int8_t* values) {
+  const __m512i magnitude = _mm512_set1_epi32(0x7FFFFFFF);
+  __m512i most = _mm512_setzero_si512();
+  size_t i = 0;
+  for (; i + 16 <= size; i += 16) {
+    most = _mm512_max_epi32(most, _mm512_and_si512(_mm512_loadu_si512(x + i), magnitude));
+  }
+  alignas(64) uint32_t lanes[16];
+  _mm512_store_si512(lanes, most);
+  uint32_t largest = 0;
+  for (uint32_t lane : lanes) largest = lane > largest ? lane : largest;
+  for (; i < size; ++i) largest = MagnitudeBits(x[i]) > largest ? MagnitudeBits(x[i]) : largest;
+  scale = StepOf(largest, scale);
+  if (!(scale > 0.0f)) {
+    memset(values, 0, stride);
+    return scale;
+  }
+  const float inverse = 1.0f / scale;
+  const __m512 factor = _mm512_set1_ps(inverse), high = _mm512_set1_ps(kMostInt8), low = _mm512_set1_ps(-kMostInt8);
+  const __m512i half = _mm512_castps_si512(_mm512_set1_ps(0.5f)), sign = _mm512_set1_epi32(INT32_MIN);
+  for (i = 0; i + 16 <= size; i += 16) {
+    __m512 v = _mm512_mul_ps(_mm512_loadu_ps(x + i), factor);
+    const __m512i signed_half = _mm512_or_si512(half, _mm512_and_si512(_mm512_castps_si512(v), sign));
+    v = _mm512_max_ps(low, _mm512_min_ps(high, _mm512_add_ps(v, _mm512_castsi512_ps(signed_half))));
+    const __m128i bytes = _mm512_cvtepi32_epi8(_mm512_cvttps_epi32(v));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(values + i), bytes);
+  }
+  for (; i < size; ++i) values[i] = QuantizeValue(x[i], inverse);
+  if (size < stride) memset(values + size, 0, stride - size);
+  return scale;
+}
+
+}  // namespace
+
+const FcKernel kFcS8Avx512Vbmi = {"s8_fc_quads__avx512vbmi", Isa::kAvx512Vbmi, Input::kInt8Rows, 0, Make, Forward,
+                                  QuadsSplit, QuadsBackward, Quantize};
+
+}  // namespace keras_prune
