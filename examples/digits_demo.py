@@ -86,7 +86,9 @@ def main(argv: list[str]) -> None:
 
     print("Packing, and running all files on the device runtime ...", flush=True)
     files["keras_prune"] = keras_prune.export_tflite(model)
-    for name, data in zip(("model_float", "model_int8", "model_packed"), files.values(), strict=True):
+    files["keras_prune, int8"] = keras_prune.export_tflite(model, activations="int8")
+    names = ("model_float", "model_int8", "model_packed", "model_packed_int8")
+    for name, data in zip(names, files.values(), strict=True):
         write_atomic(out / f"{name}.tflite", data)
     model.save(out / "model.keras")
     comparison = keras_prune.compare_tflite(files, *test)
