@@ -1,4 +1,5 @@
-// Nanoseconds per kept weight, batch 1 and 16, for layers of well-known nets and every instruction set of this CPU.
+// Nanoseconds per kept weight, batch 1 and 16, for layers of well-known nets, float32 and int8 activations, and every
+// instruction set of this CPU.
 // Usage: fully_connected_bench [seconds per measurement]
 #include <time.h>
 
@@ -12,7 +13,11 @@
 
 namespace {
 
+using keras_prune::Activations;
 using keras_prune::Isa;
+
+constexpr Isa kIsas[] = {Isa::kReference,  Isa::kScalar, Isa::kAvx2,   Isa::kAvx512,
+                         Isa::kAvx512Vbmi, Isa::kNeon,   Isa::kNeonDot};
 
 struct Shape {
   const char* name;
@@ -38,7 +43,11 @@ double BestSeconds(const keras_prune::FcLayout* layout, size_t batch, double bud
   const std::vector<float> x = keras_prune_test::RandomVector(batch * keras_prune::FcCols(layout) + 16);
   std::vector<float> y(batch * keras_prune::FcRows(layout));
   const auto* aligned = reinterpret_cast<const float*>((reinterpret_cast<uintptr_t>(x.data()) + 63) / 64 * 64);
-  const auto call = [&] { keras_prune::FcForward(layout, {aligned, batch, nullptr, -1e30f, 1e30f, y.data()}); };
+  std::vector<char> memory(keras_prune::FcWorkspaceBytes(layout, batch, 1) + keras_prune::kWorkspaceAlignment);
+  const size_t past = reinterpret_cast<uintptr_t>(memory.data()) % keras_prune::kWorkspaceAlignment;
+  keras_prune::FcCall fc = {aligned, batch, nullptr, -1e30f, 1e30f, y.data()};
+  fc.workspace = memory.data() + (keras_prune::kWorkspaceAlignment - past);
+  const auto call = [&] { keras_prune::FcForward(layout, fc); };
   call();
   double start = Now();
   call();
@@ -53,6 +62,19 @@ double BestSeconds(const keras_prune::FcLayout* layout, size_t batch, double bud
   return best;
 }
 
+void BenchKernel(const keras_prune::PackedView& view, const keras_prune::FcOptions& options, double budget) {
+  keras_prune::FcLayout* layout = nullptr;
+  const double start = Now();
+  if (keras_prune::MakeFcLayout(view, options, &layout) != keras_prune::Status::kOk) std::abort();
+  const double make_ms = 1e3 * (Now() - start);
+  const double one = BestSeconds(layout, 1, budget), many = BestSeconds(layout, 16, budget);
+  std::printf("  %-25s batch 1: %9.2f us %7.4f ns/weight   batch 16: %7.4f ns/weight   layout: %5.2f bytes/weight, "
+              "%.1f ms\n",
+              keras_prune::FcKernelName(layout), 1e6 * one, 1e9 * one / view.num_kept, 1e9 * many / 16 / view.num_kept,
+              static_cast<double>(keras_prune::FcLayoutBytes(layout)) / view.num_kept, make_ms);
+  keras_prune::FreeFcLayout(layout);
+}
+
 void BenchShape(const Shape& shape, double budget) {
   const auto layer = keras_prune_test::RandomLayer(shape.rows, shape.cols, shape.density, 16);
   const auto packed = keras_prune_test::Pack(layer, shape.gap_bits);
@@ -62,18 +84,11 @@ void BenchShape(const Shape& shape, double budget) {
   const double check_ms = 1e3 * (Now() - start);
   std::printf("%s: %u x %u, %.0f %%, %u kept, %zu bytes packed, checked in %.2f ms\n", shape.name, shape.rows,
               shape.cols, 100 * shape.density, view.num_kept, packed.size(), check_ms);
-  for (Isa isa : {Isa::kReference, Isa::kScalar, Isa::kAvx2, Isa::kAvx512}) {
+  for (Isa isa : kIsas) {
     if (!keras_prune::IsaSupported(isa)) continue;
-    keras_prune::FcLayout* layout = nullptr;
-    start = Now();
-    if (keras_prune::MakeFcLayout(view, {isa}, &layout) != keras_prune::Status::kOk) std::abort();
-    const double make_ms = 1e3 * (Now() - start);
-    const double one = BestSeconds(layout, 1, budget), many = BestSeconds(layout, 16, budget);
-    std::printf("  %-9s batch 1: %9.2f us %7.4f ns/weight   batch 16: %7.4f ns/weight   layout: %5.2f bytes/weight, "
-                "%.1f ms\n",
-                keras_prune::IsaName(isa), 1e6 * one, 1e9 * one / view.num_kept, 1e9 * many / 16 / view.num_kept,
-                static_cast<double>(keras_prune::FcLayoutBytes(layout)) / view.num_kept, make_ms);
-    keras_prune::FreeFcLayout(layout);
+    for (Activations activations : {Activations::kFloat32, Activations::kInt8}) {
+      BenchKernel(view, {isa, activations, 1}, budget);
+    }
   }
 }
 
