@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+import keras_prune
 from keras_prune import sparse_format, tensor_format
 from keras_prune_export import edits, flatbuffer
 from keras_prune_export.flatbuffer import schema
@@ -108,6 +109,28 @@ def packed_file(layers: Sequence[Layer], packed: Sequence[bytes], *, activations
     """
     left = iter(packed)
     return _File().write(layers, lambda file, layer: file.packed(layer, next(left), activations))
+
+
+def interpreter_call(data: bytes, batch: int, *, num_threads: int = 1) -> Callable[[], Any]:
+    """`invoke` of an interpreter of a file, which has its random input already.
+
+    Args:
+        data: the file.
+        batch: rows of the input.
+        num_threads: of the interpreter.
+    """
+    interpreter = keras_prune.load_interpreter(data, num_threads=num_threads)
+    detail = interpreter.get_input_details()[0]
+    x = random_input(batch, int(detail["shape"][1]))
+    interpreter.resize_tensor_input(detail["index"], x.shape)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(detail["index"], x)
+    return interpreter.invoke
+
+
+def random_input(batch: int, cols: int) -> np.ndarray:
+    """(batch, cols) float32."""
+    return np.random.default_rng(1).normal(size=(batch, cols)).astype(np.float32)
 
 
 class _File:

@@ -8,7 +8,7 @@ import os
 import pathlib
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,9 @@ Row = dict[str, float]
 
 _BLOCK_SECONDS = 0.02
 _MOST_CALLS = 2000  # in a block
+_FEWEST_ROUNDS, _MOST_ROUNDS = 15, 100
+_EVICTING_BYTES = 1 << 27  # several times the last-level cache of a desktop, more than that of most servers
+STATES = ("repeated", "cold")  # of the caches, see `in_states`
 
 
 def pin(core: int = -1) -> int:
@@ -111,13 +114,19 @@ def in_blocks(cases: Mapping[str, Callable[[], Any]], *, rounds: int) -> dict[st
 
 
 def in_turn_cold(
-    cases: Mapping[str, Callable[[], Any]], evict: Callable[[], Any], *, rounds: int
+    cases: Mapping[str, Callable[[], Any]],
+    evict: Callable[[], Any],
+    *,
+    rounds: int,
+    small: Mapping[str, Any] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Calls each case once a round, with nothing of it in the caches.
+    """Calls each case once a round, with none of its weights in the caches.
 
     Args:
         cases: name -> what to time.
         evict: called before each call, not timed: `reader` of more bytes than the caches have.
+        small: name -> a call like the case's, of few weights, between `evict` and the case, not timed: it brings back
+            the code, which is the interpreter's for the most part.
         rounds: how often; the round before the first does not count.
 
     Returns:
@@ -127,10 +136,47 @@ def in_turn_cold(
     for round_ in range(rounds + 1):
         for name, call in cases.items():
             evict()
+            if small is not None:
+                small[name]()
             elapsed = _milliseconds(call)
             if round_ > 0:
                 samples[name].append(elapsed)
     return {name: np.array(values) for name, values in samples.items()}
+
+
+def in_states(
+    cases: Mapping[str, Callable[[], Any]],
+    *,
+    seconds: float,
+    states: Sequence[str] = STATES,
+    small: Mapping[str, Callable[[], Any]] | None = None,
+) -> dict[str, dict[str, np.ndarray]]:
+    """Times cases in turn, with the caches in one state or the other.
+
+    Args:
+        cases: name -> what to time.
+        seconds: for each state, about; there are always 15 rounds and never more than 100.
+        states: "repeated": `in_blocks`; "cold": `in_turn_cold`, after a read of 128 MB.
+        small: as in `in_turn_cold`.
+
+    Returns:
+        state -> name -> milliseconds of a call, (rounds,) float64.
+    """
+    samples = {}
+    if "repeated" in states:
+        samples["repeated"] = in_blocks(cases, rounds=_rounds_for(cases, seconds, extra=2 * _BLOCK_SECONDS))
+    if "cold" in states:
+        evict = reader(_EVICTING_BYTES)
+        samples["cold"] = in_turn_cold(
+            cases, evict, rounds=_rounds_for(cases, seconds, extra=_milliseconds(evict) / 1e3)
+        )
+    return samples
+
+
+def _rounds_for(cases: Mapping[str, Callable[[], Any]], seconds: float, *, extra: float) -> int:
+    """How many rounds fit into some seconds, with some more seconds for each call."""
+    one = sum(_milliseconds(call) for call in cases.values()) / 1e3 + extra * len(cases)
+    return int(np.clip(seconds / one, _FEWEST_ROUNDS, _MOST_ROUNDS))
 
 
 def _milliseconds(call: Callable[[], Any]) -> float:
