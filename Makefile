@@ -29,7 +29,7 @@ FUZZ_BUILD := build/fuzz
 FUZZ_TARGETS := sparse_format tensor_format delegate tf_op
 SECONDS ?= 60
 
-.PHONY: help setup demo test test-python test-cpp test-isas test-slow fuzz lint format bench results clean
+.PHONY: help setup demo test test-python test-cpp test-isas test-slow fuzz lint format bench performance performance-page results clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -102,9 +102,25 @@ format: setup  ## Format the Python code.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup  ## Speed and memory as ratios, each measured in turn in one run; JSON in $(OUT)/bench.
+build/bench/layout_report: $(VENV)/.installed $(NATIVE_SOURCES)
+	@mkdir -p $(@D)
+	@$(BIN)/cmake -S custom_ops -B $(@D) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
+		-DCMAKE_BUILD_TYPE=Release >$(@D)/configure.log || { cat $(@D)/configure.log; exit 1; }
+	$(BIN)/cmake --build $(@D) --target $(@F)
+	@touch $@
+
+performance: setup build/bench/layout_report  ## The part of bench that docs/performance.md shows; then make performance-page.
 	@mkdir -p $(OUT)/bench
-	$(QUIET_TF) $(BIN)/python benchmarks/latency.py --out $(OUT)/bench --json $(OUT)/bench/latency.json
+	$(QUIET_TF) $(BIN)/python benchmarks/kernels.py --json $(OUT)/bench/kernels.json
+	$(QUIET_TF) $(BIN)/python benchmarks/scaling.py --json $(OUT)/bench/scaling.json --figures $(OUT)/bench
+	$(QUIET_TF) $(BIN)/python benchmarks/thread_scaling.py --json $(OUT)/bench/thread_scaling.json
+	$(QUIET_TF) $(BIN)/python benchmarks/memory.py --json $(OUT)/bench/memory.json
+
+performance-page: setup  ## Put the figures of make performance into docs/performance.md and docs/figures.
+	$(BIN)/python benchmarks/performance_page.py --results $(OUT)/bench
+	$(BIN)/python benchmarks/scaling.py --draw --json $(OUT)/bench/scaling.json --figures docs/figures
+
+bench: performance  ## Speed and memory as ratios, each measured in turn in one run; JSON in $(OUT)/bench.
 	$(QUIET_TF) $(BIN)/python benchmarks/training.py --out $(OUT)/bench --json $(OUT)/bench/training.json
 	$(QUIET_TF) $(BIN)/python benchmarks/scoring.py --out $(OUT)/bench --json $(OUT)/bench/scoring.json
 	$(QUIET_TF) $(BIN)/python benchmarks/freezing.py --out $(OUT)/bench --json $(OUT)/bench/freezing.json

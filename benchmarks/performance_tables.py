@@ -70,8 +70,8 @@ def dense_layers(figures: Figures) -> str:
                 ratios = [bold_loss(tables[packed][dense]["ratio"]) for packed in (FLOAT, INT8) for dense in DENSES]
                 rows.append([f"{name}, {state}", batch, *medians, *ratios])
     head = ("layer", "batch", "float, ms", "int8, ms", "dense float32, ms", "dense int8, ms")
-    ratios = ("float / dense float32", "float / dense int8", "int8 / dense float32", "int8 / dense int8")
-    return table((*head, *ratios), rows)
+    pairs = ("float / dense float32", "float / dense int8", "int8 / dense float32", "int8 / dense int8")
+    return table((*head, *pairs), rows)
 
 
 def bold_loss(ratio: float) -> str:
