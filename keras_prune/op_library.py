@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 import threading
 from typing import Any
@@ -30,7 +31,10 @@ def load(function: str) -> Any:
     global _library  # noqa: PLW0603 - loaded at the first use, for the whole process
     with _lock:
         if _library is None:
-            _library = tf.load_op_library(str(native.op_path()))
+            path = str(native.op_path())
+            _library = tf.load_op_library(path)
+            # Kernels are not told how many threads TensorFlow was given; 0: it was not said.
+            ctypes.CDLL(path).KerasPruneTfSetNumThreads(tf.config.threading.get_intra_op_parallelism_threads())
     return _library if hasattr(_library, function) else _loaded_before(function)
 
 

@@ -4,6 +4,16 @@ The op decodes its packed bytes once, into a layout for this CPU, and keeps that
 eager mode, in ``tf.function``, in Keras models and in SavedModels; XLA (``jit_compile=True``) has no kernel for it and
 TensorFlow then says "No registered 'KerasPruneRelativeIndexMatmul' OpKernel for XLA_CPU_JIT": leave ``jit_compile`` off
 for the part of the model that holds it.
+
+Threads: a call with enough work is shared between as many threads as TensorFlow may use within an operator: what
+``tf.config.threading.set_intra_op_parallelism_threads`` was given before the op was loaded, else the environment
+variable ``TF_NUM_INTRAOP_THREADS``, else the CPUs of the process, and never more than those. TensorFlow lends its own
+threads to no kernel of a library, so the op has some of its own; they sleep between calls. Calls that overlap compute
+on one thread each. Results are the same to the last bit for any number. A C++ host says its number by
+``KerasPruneTfSetNumThreads(int)`` of the library, since that is not told what its sessions were configured with.
+
+Memory: the layout for a few batch rows, and the one for many rows once such a batch came; each takes up to 1.6 times
+the packed entries' bytes.
 """
 
 from __future__ import annotations

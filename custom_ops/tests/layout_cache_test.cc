@@ -64,8 +64,8 @@ struct Expected {
   }
 };
 
-LayoutLookup Look(const Memory& memory, Expected* expected) {
-  return AcquireLayout(new TF_Tensor{memory}, {Expected::Accept, expected});
+LayoutLookup Look(const Memory& memory, Expected* expected, size_t batch = 1) {
+  return AcquireLayout(new TF_Tensor{memory}, batch, {Expected::Accept, expected});
 }
 
 // The layout's address after the caller gave it back: what the cache keeps.
@@ -119,6 +119,50 @@ TEST(OtherBytesInTheSamePlaceAreNoticed) {
   Clear();
 }
 
+// Whether a batch of this size has a layout of its own on this CPU.
+bool WantsAnother(size_t batch) {
+  bool ok;
+  const Isa isa = SelectIsa(&ok);
+  return !FcSameLayout({isa, Activations::kFloat32, 1}, {isa, Activations::kFloat32, batch});
+}
+
+TEST(ALargeBatchGetsALayoutBesideTheFirst) {
+  Clear();
+  {
+    const Memory memory = NewMemory(4);
+    const int64_t made = Now().made;
+    Expected expected;
+    const LayoutLookup one = Look(memory, &expected), many = Look(memory, &expected, 64);
+    EXPECT(one.shared == many.shared && (one.layout != many.layout) == WantsAnother(64), "not kept together");
+    for (int round = 0; round < 3; ++round) {
+      const LayoutLookup again[] = {Look(memory, &expected, 64), Look(memory, &expected), Look(memory, &expected, 100)};
+      EXPECT(again[0].layout == many.layout && again[1].layout == one.layout, "made again");
+      EXPECT((again[2].layout == many.layout) == (WantsAnother(64) == WantsAnother(100)), "not shared");
+      for (const LayoutLookup& found : again) ReleaseLayout(found.shared);
+    }
+    EXPECT(Now().made == made + 1 && Now().entries == 1 && expected.asked == 1, "asked %d", expected.asked);
+    const LayoutLookup any = Look(memory, &expected, kAnyBatch);
+    EXPECT(any.layout == one.layout, "another than the first");
+    for (const LayoutLookup& found : {one, many, any}) ReleaseLayout(found.shared);
+  }
+  Clear();
+}
+
+// Bytes that were damaged in shared memory are noticed where they are read again, and what was made of them stays.
+TEST(ALayoutIsNotMadeOfDamagedBytes) {
+  {
+    const Memory memory = NewMemory(12);
+    Use(memory);
+    memory->back() ^= 1;
+    Expected expected;
+    const LayoutLookup found = Look(memory, &expected, 64);
+    EXPECT((found.shared == nullptr && found.error != nullptr) == WantsAnother(64), "a layout of damaged bytes");
+    if (found.shared != nullptr) ReleaseLayout(found.shared);
+    Use(memory);
+  }
+  Clear();
+}
+
 TEST(UnusedBuffersAreReleasedNowAndThen) {
   const Memory held = NewMemory(5);
   Use(held);
@@ -157,7 +201,7 @@ TEST(ALayoutOutlivesItsEntry) {
   Expected expected;
   const LayoutLookup found = Look(NewMemory(9), &expected);
   Clear();
-  EXPECT(FcRows(found.shared->layout) == 5, "%u", FcRows(found.shared->layout));
+  EXPECT(FcRows(found.layout) == 5, "%u", FcRows(found.layout));
   ReleaseLayout(found.shared);
 }
 
@@ -187,7 +231,13 @@ std::vector<Memory>* shared_memories;
 
 void* UseThemAll(void*) {
   for (int round = 0; round < 50; ++round) {
-    for (const Memory& memory : *shared_memories) Use(memory);
+    for (const Memory& memory : *shared_memories) {
+      Use(memory);
+      Expected expected;
+      const LayoutLookup found = Look(memory, &expected, 64);
+      EXPECT(found.layout != nullptr, "no layout for a large batch");
+      if (found.shared != nullptr) ReleaseLayout(found.shared);
+    }
     ReleaseUnused();
   }
   return nullptr;

@@ -6,8 +6,20 @@
 #include <cstring>
 
 namespace keras_prune {
+
+struct SharedLayout {
+  int references;  // atomic
+  Isa isa;
+  int num_layouts;  // atomic; those that are there stay
+  struct {
+    FcLayout* layout;
+    size_t batch;  // that it was made for
+  } made[2];
+};
+
 namespace {
 
+constexpr int kMostLayouts = sizeof SharedLayout::made / sizeof SharedLayout::made[0];
 constexpr size_t kChecksumOffset = 32;  // docs/format.md
 constexpr size_t kBuckets = 256;
 constexpr int64_t kMaxEntries = 1024;           // layers of one process; the least recently used goes first
@@ -156,80 +168,139 @@ void Insert(Entry* entry) {
   ++num_entries;
 }
 
-// Parses, checks and builds; the result has one reference, the caller's, or is null: refused by `check` if kOk. Needs
-// build_mutex.
-Status MakeShared(const uint8_t* data, size_t num_bytes, Isa isa, const SizeCheck& check, SharedLayout** out) {
-  PackedView view;
-  const Status parsed = ParsePacked(data, num_bytes, &view);
-  if (parsed != Status::kOk || !check.accept(check.caller, view.rows, view.cols)) return parsed;
-  SharedLayout* shared = static_cast<SharedLayout*>(calloc(1, sizeof(SharedLayout)));
-  if (shared == nullptr) return Status::kOutOfMemory;
-  const Status made = MakeFcLayout(view, {isa}, &shared->layout);
-  if (made != Status::kOk) {
-    free(shared);
-    return made;
+// The layout for a batch, or null.
+const FcLayout* Find(const SharedLayout& shared, size_t batch) {
+  const int num_layouts = __atomic_load_n(&shared.num_layouts, __ATOMIC_ACQUIRE);
+  for (int i = 0; i < num_layouts; ++i) {
+    const FcOptions made = {shared.isa, Activations::kFloat32, shared.made[i].batch};
+    const FcOptions wanted = {shared.isa, Activations::kFloat32, batch};
+    if (batch == kAnyBatch || FcSameLayout(made, wanted)) return shared.made[i].layout;
   }
-  shared->references = 1;
-  ++num_layouts_made;
-  *out = shared;
+  return num_layouts == kMostLayouts ? shared.made[0].layout : nullptr;  // any layout computes any batch
+}
+
+// Makes a layout and adds it. Needs build_mutex, and that Find found none.
+Status AddLayout(const PackedView& packed, size_t batch, SharedLayout* shared) {
+  const int index = shared->num_layouts;
+  const Status made = MakeFcLayout(packed, {shared->isa, Activations::kFloat32, batch}, &shared->made[index].layout);
+  if (made != Status::kOk) return made;
+  shared->made[index].batch = batch;
+  __atomic_store_n(&shared->num_layouts, index + 1, __ATOMIC_RELEASE);
   return Status::kOk;
 }
 
-// The slow path: a new address.
-LayoutLookup FindOrMake(TF_Tensor* packed, const uint8_t* data, size_t num_bytes, uint32_t checksum,
-                        const SizeCheck& check) {
+// One reference, the caller's; null: without memory, or `*status` is not kOk. Needs build_mutex.
+SharedLayout* MakeShared(const PackedView& packed, size_t batch, Isa isa, Status* status) {
+  auto* shared = static_cast<SharedLayout*>(calloc(1, sizeof(SharedLayout)));
+  *status = Status::kOutOfMemory;
+  if (shared == nullptr) return nullptr;
+  shared->isa = isa;
+  shared->references = 1;
+  *status = AddLayout(packed, batch, shared);
+  if (*status == Status::kOk) {
+    ++num_layouts_made;
+    return shared;
+  }
+  free(shared);
+  return nullptr;
+}
+
+// A packed tensor as it came; deletes it unless it was taken.
+struct Packed {
+  TF_Tensor* tensor;
+  const uint8_t* data;
+  size_t num_bytes;
+  uint32_t checksum;
+
+  explicit Packed(TF_Tensor* owned)
+      : tensor(owned),
+        data(static_cast<const uint8_t*>(tf.TF_TensorData(owned))),
+        num_bytes(tf.TF_TensorByteSize(owned)),
+        checksum(ChecksumOf(data, num_bytes)) {}
+  ~Packed() {
+    if (tensor != nullptr) tf.TF_DeleteTensor(tensor);
+  }
+  Packed(const Packed&) = delete;
+  Packed& operator=(const Packed&) = delete;
+  TF_Tensor* Take() {
+    TF_Tensor* taken = tensor;
+    tensor = nullptr;
+    return taken;
+  }
+};
+
+LayoutLookup Failure(Status status) {
+  return {nullptr, nullptr, StatusMessage(status), status == Status::kOutOfMemory};
+}
+
+// Another layout of a content that is known; the caller has a reference. Needs build_mutex.
+LayoutLookup AddAnother(const Packed& packed, size_t batch, SharedLayout* shared) {
+  PackedView view;
+  Status status = ParsePacked(packed.data, packed.num_bytes, &view);
+  if (status == Status::kOk) status = AddLayout(view, batch, shared);
+  if (status == Status::kOk) return {shared, Find(*shared, batch), nullptr, false};
+  ReleaseLayout(shared);
+  return Failure(status);
+}
+
+// The first layout of a content. Needs build_mutex.
+LayoutLookup MakeFirst(const Packed& packed, size_t batch, const SizeCheck& check) {
+  bool isa_ok = false;
+  const Isa isa = SelectIsa(&isa_ok);
+  if (!isa_ok) {
+    return {nullptr, nullptr,
+            "KERAS_PRUNE_ISA names an instruction set that is unknown or that this CPU lacks; unset it", false};
+  }
+  PackedView view;
+  Status status = ParsePacked(packed.data, packed.num_bytes, &view);
+  if (status != Status::kOk) return Failure(status);
+  if (!check.accept(check.caller, view.rows, view.cols)) return {nullptr, nullptr, nullptr, false};
+  SharedLayout* shared = MakeShared(view, batch, isa, &status);
+  return shared != nullptr ? LayoutLookup{shared, shared->made[0].layout, nullptr, false} : Failure(status);
+}
+
+// The slow path: a new address, or a batch of a kind that is new for it.
+LayoutLookup FindOrMake(Packed* packed, size_t batch, const SizeCheck& check) {
   Lock lock(&build_mutex);
   bool ignored;
-  SharedLayout* shared = FindByAddress(data, num_bytes, checksum, &ignored);  // another thread may have been first
-  if (shared != nullptr) {
-    tf.TF_DeleteTensor(packed);
-    return {shared, nullptr, false};
-  }
-  shared = FindByContent(data, num_bytes, checksum);
-  Status status = Status::kOk;
+  SharedLayout* shared = FindByAddress(packed->data, packed->num_bytes, packed->checksum, &ignored);
+  const bool is_new = shared == nullptr;  // else another thread may have been first
+  if (is_new) shared = FindByContent(packed->data, packed->num_bytes, packed->checksum);
+  LayoutLookup found = {shared, shared != nullptr ? Find(*shared, batch) : nullptr, nullptr, false};
   if (shared == nullptr) {
-    bool isa_ok = false;
-    const Isa isa = SelectIsa(&isa_ok);
-    if (!isa_ok) {
-      tf.TF_DeleteTensor(packed);
-      return {nullptr, "KERAS_PRUNE_ISA names an instruction set that is unknown or that this CPU lacks; unset it",
-              false};
-    }
-    status = MakeShared(data, num_bytes, isa, check, &shared);
-    if (shared == nullptr && status == Status::kOk) {
-      tf.TF_DeleteTensor(packed);
-      return {nullptr, nullptr, false};
-    }
+    found = MakeFirst(*packed, batch, check);
+  } else if (found.layout == nullptr) {
+    found = AddAnother(*packed, batch, shared);
   }
-  Entry* entry = shared == nullptr ? nullptr : static_cast<Entry*>(calloc(1, sizeof(Entry)));
+  if (found.shared == nullptr || !is_new) return found;
+  auto* entry = static_cast<Entry*>(calloc(1, sizeof(Entry)));
   if (entry == nullptr) {
-    if (shared != nullptr) ReleaseLayout(shared);
-    tf.TF_DeleteTensor(packed);
-    if (status == Status::kOk) status = Status::kOutOfMemory;
-    return {nullptr, StatusMessage(status), status == Status::kOutOfMemory};
+    ReleaseLayout(found.shared);
+    return Failure(Status::kOutOfMemory);
   }
-  *entry = {packed, data, num_bytes, checksum, Retain(shared), 0, nullptr};
+  *entry = {packed->Take(), packed->data, packed->num_bytes, packed->checksum, Retain(found.shared), 0, nullptr};
   Insert(entry);
-  return {shared, nullptr, false};
+  return found;
 }
 
 }  // namespace
 
-LayoutLookup AcquireLayout(TF_Tensor* packed, const SizeCheck& check) {
-  const uint8_t* data = static_cast<const uint8_t*>(tf.TF_TensorData(packed));
-  const size_t num_bytes = tf.TF_TensorByteSize(packed);
-  const uint32_t checksum = ChecksumOf(data, num_bytes);
+LayoutLookup AcquireLayout(TF_Tensor* tensor, size_t batch, const SizeCheck& check) {
+  Packed packed(tensor);
   bool release_is_due = false;
-  SharedLayout* shared = FindByAddress(data, num_bytes, checksum, &release_is_due);
-  if (shared == nullptr) return FindOrMake(packed, data, num_bytes, checksum, check);
-  tf.TF_DeleteTensor(packed);
+  SharedLayout* shared = FindByAddress(packed.data, packed.num_bytes, packed.checksum, &release_is_due);
+  const FcLayout* layout = shared != nullptr ? Find(*shared, batch) : nullptr;
+  if (layout == nullptr) {
+    if (shared != nullptr) ReleaseLayout(shared);
+    return FindOrMake(&packed, batch, check);
+  }
   if (release_is_due) ReleaseUnused();
-  return {shared, nullptr, false};
+  return {shared, layout, nullptr, false};
 }
 
 void ReleaseLayout(SharedLayout* shared) {
   if (__atomic_sub_fetch(&shared->references, 1, __ATOMIC_ACQ_REL) != 0) return;
-  FreeFcLayout(shared->layout);
+  for (int i = 0; i < shared->num_layouts; ++i) FreeFcLayout(shared->made[i].layout);
   free(shared);
 }
 

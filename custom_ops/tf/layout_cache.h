@@ -1,5 +1,8 @@
 // Compute layouts of packed tensors: made once for each distinct content and shared by all kernels of the process.
 //
+// Batches of a few rows and large ones want different layouts. The second is made when a batch first wants it, and is
+// kept beside the first: a server sees both. Together they take up to 2 x 1.6 the bytes of the packed entries.
+//
 // An entry holds a reference on the packed tensor's buffer. While it does, TensorFlow can neither free that memory nor
 // write to it in place (in-place updates need the only reference), so for memory that only TensorFlow writes to an
 // equal address and size mean equal bytes: a hit compares no more than the checksum in the header. Memory that others
@@ -18,15 +21,12 @@
 
 namespace keras_prune {
 
-// A layout with a count of its users; opaque outside of layout_cache.cc but for the pointer.
-struct SharedLayout {
-  FcLayout* layout;
-  int references;  // atomic
-};
+struct SharedLayout;  // a packed tensor's layouts, with a count of their users; opaque
 
 // What the cache found or made. `error` is null or says what is wrong and what to do.
 struct LayoutLookup {
   SharedLayout* shared;
+  const FcLayout* layout;  // one of its layouts: the one for the batch
   const char* error;  // also null when `accept` refused
   bool out_of_memory;
 };
@@ -37,15 +37,17 @@ struct SizeCheck {
   void* caller;
 };
 
-// The layout of `packed` (uint8); give it back with ReleaseLayout. Takes the ownership of `packed`. Thread-safe. A
-// layout that is there already is found without asking `check`.
-LayoutLookup AcquireLayout(TF_Tensor* packed, const SizeCheck& check);
+constexpr size_t kAnyBatch = 0;  // whatever layout there is will do
+
+// The layout of `packed` (uint8) for `batch` rows; give it back with ReleaseLayout. Takes the ownership of `packed`.
+// Thread-safe. A layout that is there already is found without asking `check`.
+LayoutLookup AcquireLayout(TF_Tensor* packed, size_t batch, const SizeCheck& check);
 void ReleaseLayout(SharedLayout* shared);
 
 // Drops what only the cache still holds.
 void ReleaseUnused();
 
-// Layouts made since the library was loaded, and entries held now: for tests.
+// For how many contents layouts were made since the library was loaded, and entries held now: for tests.
 void CacheCounts(int64_t* layouts_made, int64_t* entries);
 
 }  // namespace keras_prune

@@ -15,6 +15,8 @@
 #include "../kernels/fully_connected.h"
 #include "call.h"
 #include "layout_cache.h"
+#include "threads.h"
+#include "workspace.h"
 
 namespace keras_prune {
 namespace {
@@ -100,6 +102,21 @@ struct Expected {
   }
 };
 
+bool Forward(const FcLayout* layout, const float* x, size_t batch, float* y, TF_Status* status) {
+  const Computing computing;
+  FcCall call = {x, batch, nullptr, -HUGE_VALF, HUGE_VALF, y};
+  if (FcThreads(layout, batch, 2) > 1) call.workers = computing.workers();
+  const size_t num_bytes = FcWorkspaceBytes(layout, batch, NumThreads(call.workers));
+  const Workspace workspace(num_bytes);
+  call.workspace = workspace.data();
+  if (num_bytes != 0 && call.workspace == nullptr) {
+    return KP_FAIL(status, kTfResourceExhausted, "out of memory for the activations of a batch of %" PRId64 "; split it",
+                   static_cast<int64_t>(batch));
+  }
+  FcForward(layout, call);
+  return true;
+}
+
 // Computes; false with `status` set on an error. The sizes fit.
 bool Multiply(const Kernel& kernel, const FcLayout* layout, const TF_Tensor* x, TF_OpKernelContext* context,
               TF_Status* status) {
@@ -115,11 +132,8 @@ bool Multiply(const Kernel& kernel, const FcLayout* layout, const TF_Tensor* x, 
   if (num_bytes == 0) return true;
   const float* from = static_cast<const float*>(tf.TF_TensorData(x));
   float* to = static_cast<float*>(tf.TF_TensorData(y.tensor));
-  if (kernel.transpose) {
-    FcBackward(layout, from, static_cast<size_t>(batch), to);
-  } else {
-    FcForward(layout, {from, static_cast<size_t>(batch), nullptr, -HUGE_VALF, HUGE_VALF, to});
-  }
+  if (!kernel.transpose) return Forward(layout, from, static_cast<size_t>(batch), to, status);
+  FcBackward(layout, from, static_cast<size_t>(batch), to);
   return true;
 }
 
@@ -131,14 +145,14 @@ bool ComputeChecked(const Kernel& kernel, TF_OpKernelContext* context, TF_Status
   if (tf.TF_GetCode(status) != kTfOk) return false;
   if (!CheckInputs(x.tensor, packed.tensor, status)) return false;
   Expected expected = {kernel, x.tensor, status};
-  const LayoutLookup found = AcquireLayout(packed.Take(), {Expected::Accept, &expected});
+  const size_t batch = kernel.transpose ? kAnyBatch : static_cast<size_t>(BatchOf(x.tensor));
+  const LayoutLookup found = AcquireLayout(packed.Take(), batch, {Expected::Accept, &expected});
   if (found.shared == nullptr && found.error == nullptr) return false;
   if (found.shared == nullptr) {
     return KP_FAIL(status, found.out_of_memory ? kTfResourceExhausted : kTfInvalidArgument, "%s", found.error);
   }
-  const FcLayout* layout = found.shared->layout;
-  const bool ok = CheckSizes(kernel, FcRows(layout), FcCols(layout), x.tensor, status) &&
-                  Multiply(kernel, layout, x.tensor, context, status);
+  const bool ok = CheckSizes(kernel, FcRows(found.layout), FcCols(found.layout), x.tensor, status) &&
+                  Multiply(kernel, found.layout, x.tensor, context, status);
   ReleaseLayout(found.shared);
   return ok;
 }
@@ -174,6 +188,7 @@ void* Create(TF_OpKernelConstruction* construction) {
 void Delete(void* kernel) {
   free(kernel);
   ReleaseUnused();
+  ReleaseSpareWorkspaces();
 }
 
 // A shape of TensorFlow's shape inference.
@@ -238,7 +253,13 @@ __attribute__((constructor)) void Register() {
 }  // namespace
 }  // namespace keras_prune
 
-// For tests: how many layouts were made since the library was loaded, and how many buffers the cache holds now.
+// For hosts: at most this many threads for a call, as TensorFlow was given for its own kernels; 0: as it does by itself.
+// Python calls it when it loads the library.
+extern "C" __attribute__((visibility("default"))) void KerasPruneTfSetNumThreads(int num_threads) {
+  keras_prune::SetNumThreads(num_threads);
+}
+
+// For tests: for how many contents layouts were made since the library was loaded, and how many buffers the cache holds.
 extern "C" __attribute__((visibility("default"))) void KerasPruneTfCacheCounts(int64_t* layouts_made,
                                                                               int64_t* entries) {
   keras_prune::CacheCounts(layouts_made, entries);
