@@ -107,7 +107,9 @@ void Fill(const Conv& work, const Window* windows, char* memory, float* scales, 
   rows->x = floats;
   rows->stride = cols;
   switch (work.layout->kernel->input) {
-    case Input::kTile: return FillTile(work, windows, rows->count, floats);
+    case Input::kTile:
+      rows->stride = work.width;
+      return FillTile(work, windows, rows->count, floats);
     case Input::kRows:
       for (size_t i = 0; i < rows->count; ++i) FillPatch(work, windows[i], floats + i * cols);
       return;

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 
+#include "load_pixels.h"
+
 namespace keras_prune {
 namespace {
 
@@ -45,6 +47,12 @@ RowBlock RowsOf(const FcLayout* layout, const FcCall& call) {
   return rows;
 }
 
+// Floats from one column of a tile to the next: the last rows of a batch may be few.
+size_t TileStride(const FcKernel& kernel, size_t count) {
+  const size_t step = kernel.tile_step != 0 ? kernel.tile_step : kernel.tile;
+  return std::min(kernel.tile, count / step * step + (count % step != 0 ? step : 0));
+}
+
 struct Tiles {
   const FcLayout* layout;
   const FcCall* call;
@@ -56,12 +64,14 @@ struct Tiles {
 void RunTiles(const Tiles& work, size_t share, size_t first, size_t end) {
   const FcLayout* layout = work.layout;
   const size_t width = layout->kernel->tile, cols = layout->cols;
-  auto* tile = static_cast<float*>(work.call->workspace) + share * Aligned(cols * width * sizeof(float)) / sizeof(float);
+  const size_t tile_bytes = Aligned(cols * TileStride(*layout->kernel, work.call->batch) * sizeof(float));
+  auto* tile = static_cast<float*>(work.call->workspace) + share * tile_bytes / sizeof(float);
   for (size_t at = first; at < end; ++at) {
     RowBlock rows = RowsOf(layout, *work.call);
     const size_t row = at * width;
     rows.count = std::min(width, work.call->batch - row);
-    LoadTile(work.call->x + row * cols, rows.count, cols, cols, width, tile);
+    rows.stride = TileStride(*layout->kernel, rows.count);
+    LoadTile(work.call->x + row * cols, rows.count, cols, cols, rows.stride, tile);
     rows.x = tile;
     rows.y += row * layout->rows;
     ForwardParts(layout, rows, work.workers);
@@ -134,13 +144,15 @@ void ForwardTiles(const FcLayout* layout, const FcCall& call) {
 size_t TilesBytes(const FcLayout* layout, size_t batch, int num_threads) {
   const auto threads = static_cast<size_t>(std::max(num_threads, 1));
   const size_t shares = NumTiles(layout, batch) < threads ? 1 : threads;
-  return shares * Aligned(layout->cols * layout->kernel->tile * sizeof(float));
+  return shares * Aligned(layout->cols * TileStride(*layout->kernel, batch) * sizeof(float));
 }
 
 void LoadTile(const float* x, size_t count, size_t stride, size_t cols, size_t width, float* tile) {
-  if (count < width) memset(tile, 0, cols * width * sizeof(float));
-  for (size_t b = 0; b < count; ++b) {
-    for (size_t col = 0; col < cols; ++col) tile[col * width + b] = x[b * stride + col];
+  const float* rows[kMostTile];
+  for (size_t b = 0; b < count; ++b) rows[b] = x + b * stride;
+  Transpose(rows, count, cols, width, tile);
+  for (size_t col = 0; count < width && col < cols; ++col) {
+    for (size_t b = count; b < width; ++b) tile[col * width + b] = 0.0f;
   }
 }
 

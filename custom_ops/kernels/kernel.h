@@ -16,14 +16,14 @@ namespace keras_prune {
 enum class Input {
   kRows,       // float32 (count, cols), as it comes; any count
   kInt8Rows,   // int8 (count, stride), symmetrically quantized, zeros up to a stride that is a multiple of kAlignment
-  kTile,       // float32 (cols, tile): a column's values of `tile` batch rows stand together; zeros behind `count`
+  kTile,       // float32 (cols, stride): a column's values of up to `tile` batch rows together; zeros behind `count`
 };
 
 // Some rows of x in the form that a kernel wants, and where their results go.
 struct RowBlock {
   const void* x;
   size_t count;         // of batch rows; at most `tile` for Input::kTile
-  size_t stride;        // elements from one batch row of x to the next (kRows, kInt8Rows)
+  size_t stride;        // elements from one batch row of x to the next; of kTile from one column to the next, 0: `tile`
   const float* scales;  // (count) of kInt8Rows: one step of x, in each row
   const float* bias;    // (rows) or null
   float low, high;
@@ -46,6 +46,8 @@ struct FcKernel {
   void (*backward)(const FcLayout* layout, const float* dy, size_t batch, float* dx);
   // Of Input::kInt8Rows: the same as QuantizeRow (inputs.h), faster; null: that.
   float (*quantize)(const float* x, size_t size, size_t stride, float scale, int8_t* values) = nullptr;
+  // Of Input::kTile: fewer batch rows than `tile` come with the least multiple of this for a stride; 0: with `tile`.
+  size_t tile_step = 0;
 };
 
 constexpr size_t kMostTile = 64;
@@ -95,11 +97,14 @@ struct PackedLayout : FcLayout {
 
 extern const FcKernel kFcReference;
 extern const FcKernel kFcScalar;
+extern const FcKernel kFcTileScalar;
 extern const FcKernel kFcS8Reference;
 extern const FcKernel kFcS8Scalar;
 #if defined(__x86_64__)
 extern const FcKernel kFcAvx2;
 extern const FcKernel kFcAvx512;
+extern const FcKernel kFcTileAvx2;
+extern const FcKernel kFcTileAvx512;
 extern const FcKernel kFcS8Avx2;
 extern const FcKernel kFcS8Avx512Vbmi;
 #elif defined(__aarch64__)

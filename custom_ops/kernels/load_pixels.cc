@@ -42,21 +42,34 @@ void Transpose4x4(const float* const* pixels, size_t width, size_t channel, floa
 }
 #endif
 
-}  // namespace
+constexpr size_t kLine = 16;  // floats of a cache line
 
-// Channels outside: a tile is written front to back, and what is read next of each pixel lies in the same cache line.
-void LoadPixels(const float* const* pixels, size_t width, size_t channels, float* tile) {
-  size_t channel = 0;
-  for (; channel + 4 <= channels; channel += 4, tile += 4 * width) {
-    size_t i = 0;
-    for (; i + 4 <= width; i += 4) Transpose4x4(pixels + i, width, channel, tile + i);
-    for (; i < width; ++i) {
-      for (size_t k = 0; k < 4; ++k) tile[k * width + i] = pixels[i][channel + k];
+// Channels [first, end) of pixel after pixel.
+void TransposeChannels(const float* const* from, size_t width, size_t first, size_t end, size_t stride, float* to) {
+  size_t i = 0;
+  for (; i + 4 <= width; i += 4) {
+    size_t channel = first;
+    for (; channel + 4 <= end; channel += 4) Transpose4x4(from + i, stride, channel, to + channel * stride + i);
+    for (; channel < end; ++channel) {
+      for (size_t k = 0; k < 4; ++k) to[channel * stride + i + k] = from[i + k][channel];
     }
   }
-  for (; channel < channels; ++channel, tile += width) {
-    for (size_t i = 0; i < width; ++i) tile[i] = pixels[i][channel];
+  for (; i < width; ++i) {
+    for (size_t channel = first; channel < end; ++channel) to[channel * stride + i] = from[i][channel];
   }
+}
+
+}  // namespace
+
+// A cache line of each pixel at a time: where pixels lie a power of two apart, the cache has no place for all of them.
+void Transpose(const float* const* from, size_t width, size_t channels, size_t stride, float* to) {
+  for (size_t first = 0; first < channels; first += kLine) {
+    TransposeChannels(from, width, first, channels - first < kLine ? channels : first + kLine, stride, to);
+  }
+}
+
+void LoadPixels(const float* const* pixels, size_t width, size_t channels, float* tile) {
+  Transpose(pixels, width, channels, width, tile);
 }
 
 }  // namespace keras_prune

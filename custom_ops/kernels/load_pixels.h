@@ -6,6 +6,9 @@
 
 namespace keras_prune {
 
+// to[channel * stride + i] = from[i][channel].
+void Transpose(const float* const* from, size_t width, size_t channels, size_t stride, float* to);
+
 // tile[channel * width + i] = pixels[i][channel]: the values of a channel stand together.
 void LoadPixels(const float* const* pixels, size_t width, size_t channels, float* tile);
 
