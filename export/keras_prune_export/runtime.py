@@ -41,8 +41,8 @@ def load_interpreter(model: str | os.PathLike[str] | bytes, *, num_threads: int 
 
     Args:
         model: path or bytes of a .tflite file.
-        num_threads: threads of the runtime's own kernels and of packed operators, >= 1; the latter give the same results
-            for any number, and use no more than there are CPUs.
+        num_threads: threads of the runtime's own kernels and of packed operators, >= 1; the latter give the same
+            results for any number, and use no more than there are CPUs.
         **options: more arguments of the runtime's ``Interpreter``; delegates in ``experimental_delegates`` come
             after ours.
 
