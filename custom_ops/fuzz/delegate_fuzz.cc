@@ -1,13 +1,14 @@
 // The delegate on hostile graphs, with a small fake of the runtime: any options, shapes, types and packed bytes are
 // computed or refused.
 //
-// An input is a head of 64 bytes that describes a graph of one KerasPruneUnpack and one KerasPruneFullyConnected, and
-// then the bytes of two packed tensors. custom_ops/fuzz/make_seeds.py writes such inputs.
+// An input is a head of 64 bytes that describes a graph of one KerasPruneUnpack and one KerasPruneFullyConnected or
+// KerasPruneConv2D, and then the bytes of two packed tensors. custom_ops/fuzz/make_seeds.py writes such inputs.
 #include <algorithm>
 #include <cstdarg>
 #include <memory>
 #include <vector>
 
+#include "../tflite/packed_conv.h"
 #include "../tflite/packed_fc.h"
 #include "../tflite/shared.h"
 #include "../tflite/unpack.h"
@@ -23,7 +24,7 @@ extern "C" void tflite_plugin_destroy_delegate(TfLiteDelegate*);
 namespace {
 
 enum Index { kX, kPackedA, kPackedB, kUnpacked, kBias, kY, kNumTensors };
-enum Flag : uint8_t { kHasUnpack = 1, kHasFc = 2, kOpenY = 4, kOpenUnpacked = 8, kVariable = 16, kScalar = 32 };
+enum Flag : uint8_t { kHasUnpack = 1, kHasFc = 2, kOpenY = 4, kOpenUnpacked = 8, kVariable = 16, kScalar = 32, kConv = 64 };
 
 struct Head {
   uint8_t flags;
@@ -32,9 +33,9 @@ struct Head {
   uint8_t options_size;
   uint16_t packed_a;  // bytes of the first packed tensor
   int8_t unpack_inputs[2], unpack_outputs[2], fc_inputs[3], fc_output;
-  uint8_t unpack_options[8], fc_options[8];
+  uint8_t unpack_options[8], fc_options[8];  // a convolution has all 16
   uint8_t ranks[4];  // of x, unpacked, bias, y
-  int32_t x[2], unpacked[2], bias, y[2];
+  int32_t x[2], unpacked[2], bias, y[2];  // of a convolution's x, `unpacked` are the first two
 };
 static_assert(sizeof(Head) == 64, "as make_seeds.py writes it");
 
@@ -154,12 +155,15 @@ class Runtime {
   }
 
   void MakeTensors() {
-    Set(kX, kTfLiteFloat32, kTfLiteArenaRw, Dims(head_.ranks[0], {head_.x[0], head_.x[1]}));
+    const bool conv = (head_.flags & kConv) != 0;
+    const std::vector<int> images = {head_.unpacked[0], head_.unpacked[1], head_.x[0], head_.x[1]};
+    const std::vector<int> results = {1, 1, head_.y[0], head_.y[1]};
+    Set(kX, kTfLiteFloat32, kTfLiteArenaRw, Dims(head_.ranks[0], {images.begin() + (conv ? 0 : 2), images.end()}));
     Set(kPackedA, kTfLiteUInt8, kTfLiteMmapRo, {static_cast<int>(a_.size())});
     Set(kPackedB, kTfLiteUInt8, kTfLiteMmapRo, {static_cast<int>(b_.size())});
     Set(kUnpacked, kTfLiteFloat32, kTfLiteArenaRw, Dims(head_.ranks[1], {head_.unpacked[0], head_.unpacked[1]}));
     Set(kBias, kTfLiteFloat32, kTfLiteMmapRo, Dims(head_.ranks[2], {head_.bias}));
-    Set(kY, kTfLiteFloat32, kTfLiteArenaRw, Dims(head_.ranks[3], {head_.y[0], head_.y[1]}));
+    Set(kY, kTfLiteFloat32, kTfLiteArenaRw, Dims(head_.ranks[3], {results.begin() + (conv ? 0 : 2), results.end()}));
     tensors_[kPackedA].data = a_.data();
     tensors_[kPackedB].data = b_.data();
     tensors_[kPackedA].bytes = a_.size();  // as in a file, whatever type it has
@@ -173,12 +177,12 @@ class Runtime {
   }
 
   void MakeNode(const char* name, const std::vector<int>& inputs, const std::vector<int>& outputs,
-                const uint8_t* options) {
+                const uint8_t* options, int most_options = 8) {
     auto made = std::make_unique<Node>();
     made->node.inputs = NewArray(inputs);
     made->node.outputs = NewArray(outputs);
     made->node.custom_initial_data = options;
-    made->node.custom_initial_data_size = head_.options_size <= 8 ? head_.options_size : 8;
+    made->node.custom_initial_data_size = std::min<int>(head_.options_size, most_options);
     made->registration.builtin_code = kTfLiteBuiltinCustom;
     made->registration.custom_name = name;
     nodes_.push_back(std::move(made));
@@ -193,7 +197,12 @@ class Runtime {
       MakeNode(kUnpackName, Cut(head_.unpack_inputs, head_.unpack_sizes & 15, 2),
                Cut(head_.unpack_outputs, head_.unpack_sizes >> 4, 2), head_.unpack_options);
     }
-    if ((head_.flags & kHasFc) != 0) {
+    if ((head_.flags & kConv) != 0) {
+      std::memcpy(conv_options_, head_.unpack_options, 8);
+      std::memcpy(conv_options_ + 8, head_.fc_options, 8);
+      MakeNode(kPackedConvName, Cut(head_.fc_inputs, head_.fc_sizes & 15, 3),
+               Cut(&head_.fc_output, head_.fc_sizes >> 4, 1), conv_options_, 16);
+    } else if ((head_.flags & kHasFc) != 0) {
       MakeNode(kPackedFcName, Cut(head_.fc_inputs, head_.fc_sizes & 15, 3),
                Cut(&head_.fc_output, head_.fc_sizes >> 4, 1), head_.fc_options);
     }
@@ -232,6 +241,7 @@ class Runtime {
   const Head head_;
   const Exact a_, b_;
   const Exact values_{4096};
+  uint8_t conv_options_[16] = {};
   TfLiteTensor tensors_[kNumTensors] = {};
   TfLiteContext context_ = {};
   std::vector<std::unique_ptr<Node>> nodes_;
@@ -254,7 +264,30 @@ void FitShapes(Head* head, const uint8_t* a, size_t a_size, const uint8_t* b, si
   }
 }
 
+// Of a convolution with a kernel of up to 3 x 3, where its area divides the columns.
+void FitImages(Head* head, const uint8_t* packed) {
+  uint8_t* kernel = head->unpack_options + 4;
+  uint32_t cols;
+  std::memcpy(&cols, packed + 12, 4);
+  for (int i : {0, 1}) kernel[i] = static_cast<uint8_t>(kernel[i] % 3 + 1);
+  if (cols % (kernel[0] * kernel[1]) != 0) kernel[0] = kernel[1] = 1;
+  head->ranks[0] = head->ranks[3] = 4;
+  head->unpacked[0] = 1;
+  head->unpacked[1] = head->x[0] = 3;
+  head->x[1] = static_cast<int32_t>(cols / (kernel[0] * kernel[1]));
+  head->fc_options[2] = head->fc_options[3] = 0;
+}
+
 void Seal(uint8_t* options) { Put32(Crc32(0, options, 4), options + 4); }
+
+void SealOptions(Head* head, bool conv) {
+  head->options_size = conv ? 16 : 8;
+  head->unpack_options[0] = 1;
+  if (conv) return Put32(Crc32(Crc32(0, head->unpack_options, 8), head->fc_options, 4), head->fc_options + 4);
+  head->fc_options[0] = 1;
+  Seal(head->unpack_options);
+  Seal(head->fc_options);
+}
 
 }  // namespace
 
@@ -268,13 +301,12 @@ extern "C" size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t max
   const size_t a = std::min<size_t>(size - sizeof head, head.packed_a), b = size - sizeof head - a;
   Repair(0, packed, a, &random);
   Repair(0, packed + a, b, &random);
-  if (random() % 4 != 0) FitShapes(&head, packed, a, packed + a, b);
-  if (random() % 16 != 0) {
-    head.options_size = 8;
-    head.unpack_options[0] = head.fc_options[0] = 1;
-    Seal(head.unpack_options);
-    Seal(head.fc_options);
+  const bool conv = (head.flags & kConv) != 0;
+  if (random() % 4 != 0) {
+    FitShapes(&head, packed, a, packed + a, b);
+    if (conv && b >= kHeaderBytes) FitImages(&head, packed + a);
   }
+  if (random() % 16 != 0) SealOptions(&head, conv);
   std::memcpy(data, &head, sizeof head);
   return size;
 }

@@ -11,6 +11,8 @@ import sys
 import zlib
 
 OPTIONS = bytes([1, 0, 0, 0]) + zlib.crc32(bytes([1, 0, 0, 0])).to_bytes(4, "little")
+_SIZES = bytes([1, 0, 0, 0, 1, 1, 1, 1, 1, 1, 0, 0])  # of a convolution: 1 x 1, no steps
+CONVOLUTION = _SIZES + zlib.crc32(_SIZES).to_bytes(4, "little")
 TYPES = {0: 1, 1: 10, 2: 9, 3: 3}  # of version 2's elements, as the runtime numbers them
 
 
@@ -18,6 +20,13 @@ def sizes(packed: bytes) -> tuple[int, int]:
     """Rows and columns, which both versions have at the same place."""
     rows, cols = struct.unpack_from("<II", packed, 8)
     return rows, cols
+
+
+def convolution(packed: bytes) -> bytes:
+    """An input of delegate_fuzz: one convolution, of an image of 3 x 3 pixels."""
+    head = struct.pack("<6BH", 64, 0, 0x13, 15, 15, 16, 0) + struct.pack("<8b", 1, 2, 3, 4, 0, 2, 4, 5) + CONVOLUTION
+    rows, cols = sizes(packed)
+    return head + bytes([4, 2, 1, 4]) + struct.pack("<7i", 3, cols, 1, 3, rows, 3, rows) + packed
 
 
 def graph(unpacked: bytes, multiplied: bytes) -> bytes:
@@ -50,6 +59,7 @@ def seeds(golden: pathlib.Path) -> dict[str, list[bytes]]:
         "tensor_format": tensors,
         "delegate": [graph(data, b"") for data in two]
         + [graph(b"", data) for data in one + codebooks]
+        + [convolution(data) for data in two if data[6] == 0]
         + [graph(first, second) for first, second in zip(two, one + codebooks, strict=False)],
         "tf_op": [call(data, transpose=transpose) for data in one for transpose in (False, True)],
     }
