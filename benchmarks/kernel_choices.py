@@ -30,7 +30,7 @@ _DENSITIES = (0.03, 0.08, 0.15, 0.3, 0.45, 0.6)
 def layers() -> Iterator[Layer]:
     """The grid: other shapes and densities than `benchmarks/kernel_costs.py` measures."""
     for density in _DENSITIES:
-        for (rows, cols), batch in itertools.product([(128, 512), (500, 800), (1500, 1200), (3000, 2000)], (1, 8, 32)):
+        for (rows, cols), batch in itertools.product([(128, 512), (500, 800), (1500, 1200), (2000, 1400)], (1, 8, 32)):
             yield Layer(rows, cols, density, batch=batch)
         for size, channels, rows in ((40, 24, 72), (28, 64, 128), (20, 96, 192), (14, 384, 384), (7, 960, 320)):
             yield Layer(rows, channels, density, size=size)

@@ -22,9 +22,10 @@ COSTS = {
     "tile_kept": 0.5,
     "tile_col": 1,
     "tile_row": 3,
-    "dense_mac": 0.25,
-    "dense_weight": 0.125,
-    "dense_weight_beyond": 2,
+    "dense_one": 0.375,
+    "dense_one_beyond": 2,
+    "dense_block": 0.5,
+    "dense_block_beyond": 4,
 }
 BEYOND = 2**18
 
@@ -33,11 +34,12 @@ BEYOND = 2**18
     ("work", "packed", "dense"),
     [
         # 100 kept weights and 20 rows; 32 rows (whole blocks of 16) of 30 columns, read once
-        (Work(20, 30, 100), 100 + 200, 960 * (0.25 + 0.125)),
+        (Work(20, 30, 100), 100 + 200, 960 * 0.375),
         # 9 pixels are 16 of packed tiles and 2 blocks of 6 of the dense kernel
-        (Work(16, 30, 100, 9), 16 * (50 + 30 + 48), 480 * (9 * 0.25 + 2 * 0.125)),
+        (Work(16, 30, 100, 9), 16 * (50 + 30 + 48), 480 * 2 * 0.5),
         # what no cache holds
-        (Work(2048, 256, BEYOND + 5, 2), 2 * (BEYOND + 5 + 10 + 20480), 524288 * (0.5 + 0.125) + 2 * BEYOND),
+        (Work(2048, 256, BEYOND + 5, 2), 2 * (BEYOND + 5 + 10 + 20480), 524288 * 0.5 + 4 * BEYOND),
+        (Work(2048, 256, 0), 20480, 524288 * 0.375 + 2 * BEYOND),
     ],
 )
 def test_golden(work, packed, dense):
@@ -53,8 +55,8 @@ def test_the_mean_over_instruction_sets(monkeypatch):
     assert not kernel_costs.packed_pays([work])
     monkeypatch.setattr(kernel_costs, "table", lambda: {"one": COSTS})
     assert kernel_costs.packed_pays([work])
-    many = Work(20, 30, 100, 64)  # the two operators together: 300 + 64 * 140 against 360 + 64 * 240 + 11 * 120
-    assert kernel_costs.speedup([work, many]) == pytest.approx((300 + 64 * 140) / (360 + 64 * 240 + 11 * 120))
+    many = Work(20, 30, 100, 64)  # the two operators together: 300 + 64 * 140 against 360 + 11 * 480
+    assert kernel_costs.speedup([work, many]) == pytest.approx((300 + 64 * 140) / (360 + 11 * 480))
 
 
 def test_packed_weights_stay_where_dense_kernels_are_hardly_faster(monkeypatch):

@@ -5,7 +5,8 @@ measured number of nanoseconds::
 
     packed, a few pixels:   kept * pixels, kept weights beyond the caches * pixels, rows * pixels
     packed, tiles:          kept * pixels, cols * pixels (their transposition), rows * pixels
-    dense:                  rows * cols * pixels, rows * cols for each block of pixels, weights beyond the caches
+    dense, one pixel:       rows * cols, weights beyond the caches
+    dense:                  rows * cols for each block of pixels, weights beyond the caches
 
 The dense kernels are those of float32 in XNNPACK. What a call costs by itself is in neither sum: it hangs on the
 layers around. ``benchmarks/kernel_costs.py`` measures a machine and writes the file anew;
@@ -59,15 +60,14 @@ def terms(work: Work, form: str, costs: Mapping[str, Any]) -> dict[str, float]:
     Returns:
         Coefficient's name -> how many of it.
     """
-    beyond = max(0, work.kept - _CACHED_WEIGHTS) * work.pixels
     if form == "dense":
         rows = _whole(work.rows, _DENSE_ROWS)
-        return {
-            "dense_mac": rows * work.cols * work.pixels,
-            "dense_weight": rows * work.cols * (_whole(work.pixels, _DENSE_PIXELS) / _DENSE_PIXELS),
-            "dense_weight_beyond": max(0, rows * work.cols - _CACHED_WEIGHTS),
-        }
+        name = "dense_one" if work.pixels == 1 else "dense_block"
+        blocks = _whole(work.pixels, _DENSE_PIXELS) // _DENSE_PIXELS
+        beyond = max(0, rows * work.cols - _CACHED_WEIGHTS)
+        return {name: rows * work.cols * blocks, f"{name}_beyond": beyond}
     if work.pixels < costs["tile_from"]:
+        beyond = max(0, work.kept - _CACHED_WEIGHTS) * work.pixels
         return {"few_kept": work.kept * work.pixels, "few_beyond": beyond, "few_row": work.rows * work.pixels}
     pixels = _whole(work.pixels, int(costs["tile"]))
     return {"tile_kept": work.kept * pixels, "tile_col": work.cols * pixels, "tile_row": work.rows * pixels}
