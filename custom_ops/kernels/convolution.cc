@@ -1,5 +1,6 @@
 #include "convolution.h"
 
+#include <math.h>
 #include <string.h>
 
 #include <algorithm>
@@ -78,15 +79,15 @@ const float* Seen(const Conv& work, const Window& window, size_t ky, size_t kx) 
   return window.image + (static_cast<size_t>(y) * s.in_w + static_cast<size_t>(x)) * s.channels;
 }
 
-// tile[col * width + i]: value `col` of patch i; zero from `count` to `width`.
-void FillTile(const Conv& work, const Window* windows, size_t count, float* tile) {
+// tile[col * rows.stride + i]: value `col` of patch i; zero from `count` on.
+void FillTile(const Conv& work, const Window* windows, const RowBlock& rows, float* tile) {
   const ConvShape& s = *work.shape;
   const float* pixels[kMostTile];
-  for (size_t i = count; i < work.width; ++i) pixels[i] = work.zeros;
+  for (size_t i = rows.count; i < rows.stride; ++i) pixels[i] = work.zeros;
   for (size_t ky = 0; ky < s.kernel_h; ++ky) {
-    for (size_t kx = 0; kx < s.kernel_w; ++kx, tile += s.channels * work.width) {
-      for (size_t i = 0; i < count; ++i) pixels[i] = Seen(work, windows[i], ky, kx);
-      LoadPixels(pixels, work.width, s.channels, tile);
+    for (size_t kx = 0; kx < s.kernel_w; ++kx, tile += s.channels * rows.stride) {
+      for (size_t i = 0; i < rows.count; ++i) pixels[i] = Seen(work, windows[i], ky, kx);
+      LoadPixels(pixels, rows.stride, s.channels, tile);
     }
   }
 }
@@ -100,6 +101,22 @@ void FillPatch(const Conv& work, const Window& window, float* patch) {
   }
 }
 
+// A patch that is not finite has results that are not: also those of weights of which nothing is kept, so before them.
+void FillInt8(const Conv& work, const Window* windows, char* memory, float* scales, RowBlock* rows) {
+  const FcLayout& layout = *work.layout;
+  const auto quantize = layout.kernel->quantize != nullptr ? layout.kernel->quantize : QuantizeRow;
+  auto* patch = reinterpret_cast<float*>(memory);
+  auto* values = reinterpret_cast<int8_t*>(memory + Aligned(layout.cols * sizeof(float)));
+  rows->x = values;
+  rows->stride = Aligned(layout.cols);
+  rows->scales = scales;
+  for (size_t i = 0; i < rows->count; ++i) {
+    FillPatch(work, windows[i], patch);
+    scales[i] = quantize(patch, layout.cols, rows->stride, work.call->x_scale, values + i * rows->stride);
+    if (isnan(scales[i])) std::fill_n(rows->y + i * rows->y_stride, rows->y_stride, NAN);
+  }
+}
+
 // The patches as the kernel wants them; int8 ones with their scales.
 void Fill(const Conv& work, const Window* windows, char* memory, float* scales, RowBlock* rows) {
   const size_t cols = work.layout->cols;
@@ -108,21 +125,12 @@ void Fill(const Conv& work, const Window* windows, char* memory, float* scales, 
   rows->stride = cols;
   switch (work.layout->kernel->input) {
     case Input::kTile:
-      rows->stride = work.width;
-      return FillTile(work, windows, rows->count, floats);
+      rows->stride = TileStride(*work.layout->kernel, rows->count);
+      return FillTile(work, windows, *rows, floats);
     case Input::kRows:
       for (size_t i = 0; i < rows->count; ++i) FillPatch(work, windows[i], floats + i * cols);
       return;
-    case Input::kInt8Rows: {
-      auto* values = reinterpret_cast<int8_t*>(memory + Aligned(cols * sizeof(float)));
-      rows->x = values;
-      rows->stride = Aligned(cols);
-      rows->scales = scales;
-      for (size_t i = 0; i < rows->count; ++i) {
-        FillPatch(work, windows[i], floats);
-        scales[i] = QuantizeRow(floats, cols, rows->stride, work.call->x_scale, values + i * rows->stride);
-      }
-    }
+    case Input::kInt8Rows: return FillInt8(work, windows, memory, scales, rows);
   }
 }
 

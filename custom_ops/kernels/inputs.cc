@@ -47,12 +47,6 @@ RowBlock RowsOf(const FcLayout* layout, const FcCall& call) {
   return rows;
 }
 
-// Floats from one column of a tile to the next: the last rows of a batch may be few.
-size_t TileStride(const FcKernel& kernel, size_t count) {
-  const size_t step = kernel.tile_step != 0 ? kernel.tile_step : kernel.tile;
-  return std::min(kernel.tile, count / step * step + (count % step != 0 ? step : 0));
-}
-
 struct Tiles {
   const FcLayout* layout;
   const FcCall* call;
@@ -95,6 +89,11 @@ void FillNan(size_t size, float* y) {
 }
 
 }  // namespace
+
+size_t TileStride(const FcKernel& kernel, size_t count) {
+  const size_t step = kernel.tile_step != 0 ? kernel.tile_step : kernel.tile;
+  return std::min(kernel.tile, count / step * step + (count % step != 0 ? step : 0));
+}
 
 void ForwardParts(const FcLayout* layout, const RowBlock& rows, Workers* workers) {
   PartsOfRows work = {layout, &rows, static_cast<uint32_t>(NumThreads(workers))};

@@ -19,6 +19,9 @@ void FillRows(uint32_t rows, const FcCall& call);
 size_t Int8RowsBytes(const FcLayout* layout, size_t batch);
 size_t TilesBytes(const FcLayout* layout, size_t batch, int num_threads);
 
+// Floats from one column of a tile of `count` batch rows to the next: the last rows of a batch may be few.
+size_t TileStride(const FcKernel& kernel, size_t count);
+
 // Runs all parts of a layout on these rows, shared between the workers.
 void ForwardParts(const FcLayout* layout, const RowBlock& rows, Workers* workers);
 
