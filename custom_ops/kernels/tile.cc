@@ -69,11 +69,12 @@ uint32_t TileBuilder::LoadPart(uint32_t part) {
   return count;
 }
 
-// Gathers the next columns in which a row of the part has weights; returns the first of them, kNoColumn at the end.
+// Gathers the next block in which a row of the part has weights; returns its first column, kNoColumn at the end.
 uint32_t TileBuilder::NextBlock(uint32_t count) {
   uint32_t first = kNoColumn;
   for (uint32_t i = 0; i < count; ++i) first = std::min(first, part_[i].col);
   if (first == kNoColumn) return first;
+  first = first / kBlockCols * kBlockCols;  // the blocks of balanced patterns end where these do
   for (uint32_t i = 0; i < count; ++i) {
     RowCursor at = part_[i];
     uint32_t n = 0;

@@ -58,7 +58,7 @@ TEST(BlocksAndParts) {
   }
 }
 
-// A block begins where a row has its first weight, anywhere.
+// Blocks without weights are not listed.
 TEST(FewBlocksOfManyColumns) {
   Layer layer{40, 30000, std::vector<uint8_t>(1200000), {0.0f, 1.0f, -2.5f}};
   for (size_t row = 0; row < 40; ++row) {
