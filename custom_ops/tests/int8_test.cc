@@ -330,6 +330,33 @@ TEST(HalvesAreRoundedAwayFromZero) {
   EXPECT(QuantizeRow(x, 9, 64, 0.0f, values) == 300.0f / 127.0f && values[5] == 127 && values[6] == -127, "dynamic");
 }
 
+// What threads share: each part alone, and portions as `split` cuts them.
+TEST(PartsGiveTheSameTogetherAndAlone) {
+  const Layer layer = RandomLayer(150, 500, 0.1, 16, 96);
+  const std::vector<float> x = RandomVector(5 * 500, 97);
+  std::vector<int8_t> values(5 * 512);
+  float scales[5];
+  for (size_t b = 0; b < 5; ++b) scales[b] = QuantizeRow(&x[b * 500], 500, 512, 0.0f, &values[b * 512]);
+  const Layouts layouts(layer);
+  for (const FcLayout* layout : layouts.all()) {
+    const FcKernel& kernel = *layout->kernel;
+    std::vector<float> together(5 * 150, kGuard), alone(5 * 150, kGuard), shared(5 * 150, kGuard);
+    RowBlock rows = {values.data(), 5, 512, scales, nullptr, -kInf, kInf, together.data(), 150};
+    kernel.forward(layout, rows, 0, layout->num_parts);
+    rows.y = alone.data();
+    for (uint32_t part = layout->num_parts; part-- > 0;) kernel.forward(layout, rows, part, part + 1);
+    EXPECT(together == alone, "%s", kernel.name);
+    if (kernel.split == nullptr) continue;
+    rows.y = shared.data();
+    uint32_t cuts[4] = {0, kernel.split(layout, 1, 3), kernel.split(layout, 2, 3), layout->num_parts};
+    for (int share = 0; share < 3; ++share) {
+      EXPECT(cuts[share] < cuts[share + 1], "%s share %d", kernel.name, share);
+      kernel.forward(layout, rows, cuts[share], cuts[share + 1]);
+    }
+    EXPECT(together == shared, "%s", kernel.name);
+  }
+}
+
 // Of what is computed: dx = dy W with the quantized W.
 TEST(Gradients) {
   const Layer layer = RandomLayer(45, 333, 0.2, 16, 97);
