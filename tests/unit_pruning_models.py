@@ -40,6 +40,11 @@ def zero_channels(model, name, *, axis=-1):
     return ~kernel.reshape(len(kernel), -1).any(axis=1)
 
 
+def zeros(model):
+    """How many channels of `residual` are zero: of a and b together, and of c."""
+    return int(zero_channels(model, "a").sum()), int(zero_channels(model, "c").sum())
+
+
 class UnitsStayZero(keras.callbacks.Callback):
     """After every batch whole units are zero or none of them, in all layers that they join; records sparsities."""
 
