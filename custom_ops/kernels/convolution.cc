@@ -146,6 +146,14 @@ void RunBlock(const Conv& work, size_t block, char* memory) {
   rows.high = call.high;
   rows.y = call.y + first * work.layout->rows;
   rows.y_stride = work.layout->rows;
+  if (work.layout->kept_rows < work.layout->rows) {
+    FcCall part = call;
+    part.batch = rows.count;
+    part.y = rows.y;
+    FillRows(work.layout->rows, part);
+  }
+  // Int8 tells a patch that is not finite also where no weight is kept.
+  if (work.layout->num_parts == 0 && work.layout->kernel->input != Input::kInt8Rows) return;
   LocateWindows(work, first, rows.count, windows);
   Fill(work, windows, memory, scales, &rows);
   ForwardParts(work.layout, rows, work.workers);
@@ -175,8 +183,7 @@ size_t ConvWorkspaceBytes(const FcLayout* layout, const ConvShape& shape, int nu
 
 void ConvForward(const FcLayout* layout, const ConvShape& shape, const FcCall& call) {
   if (IsFullyConnected(shape)) return FcForward(layout, call);
-  if (layout->kept_rows < layout->rows) FillRows(layout->rows, call);
-  if (call.batch == 0 || layout->num_parts == 0) return;
+  if (call.batch == 0) return;
   const int threads = NumThreads(call.workers);
   auto* zeros = static_cast<float*>(call.workspace);
   memset(zeros, 0, shape.channels * sizeof(float));

@@ -56,18 +56,19 @@ bool FcSuits(const FcLayout* layout, size_t batch) {
 }
 
 void FillRows(uint32_t rows, const FcCall& call) {
-  float* y = call.y;
-  for (size_t left = call.batch; left != 0; --left, y += rows) {
-    for (uint32_t row = 0; row < rows; ++row) {
-      float v = call.bias != nullptr ? call.bias[row] : 0.0f;
-      v = v < call.low ? call.low : v;
-      y[row] = v > call.high ? call.high : v;
-    }
+  if (call.batch == 0) return;
+  for (uint32_t row = 0; row < rows; ++row) {
+    float v = call.bias != nullptr ? call.bias[row] : 0.0f;
+    v = v < call.low ? call.low : v;
+    call.y[row] = v > call.high ? call.high : v;
   }
+  for (size_t b = 1; b < call.batch; ++b) memcpy(call.y + b * rows, call.y, rows * sizeof(float));
 }
 
 void FcForward(const FcLayout* layout, const FcCall& call) {
-  if (layout->kept_rows < layout->rows) FillRows(layout->rows, call);
+  // Tiles are filled one by one: all of y may be more than the caches hold.
+  const bool is_tiled = layout->kernel->input == Input::kTile && layout->num_parts != 0;
+  if (layout->kept_rows < layout->rows && !is_tiled) FillRows(layout->rows, call);
   if (call.batch == 0) return;
   // Int8 tells a row of x that is not finite also where no weight is kept.
   if (layout->num_parts == 0 && layout->kernel->input != Input::kInt8Rows) return;

@@ -54,6 +54,13 @@ struct Tiles {
   Workers* workers;  // of the parts of one tile; null where threads share the tiles
 };
 
+// The call of these rows alone.
+FcCall Part(FcCall call, const RowBlock& rows) {
+  call.batch = rows.count;
+  call.y = rows.y;
+  return call;
+}
+
 // Tiles [first, end) by one thread, which has the workspace of `share`.
 void RunTiles(const Tiles& work, size_t share, size_t first, size_t end) {
   const FcLayout* layout = work.layout;
@@ -68,6 +75,7 @@ void RunTiles(const Tiles& work, size_t share, size_t first, size_t end) {
     LoadTile(work.call->x + row * cols, rows.count, cols, cols, rows.stride, tile);
     rows.x = tile;
     rows.y += row * layout->rows;
+    if (layout->kept_rows < layout->rows) FillRows(layout->rows, Part(*work.call, rows));
     ForwardParts(layout, rows, work.workers);
   }
 }
