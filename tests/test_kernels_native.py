@@ -57,6 +57,7 @@ ISA_FLAGS = {
     "avx2": ["-mavx2", "-mfma"],
     "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"],
 }
+ISA_FLAGS["avx512vbmi"] = [*ISA_FLAGS["avx512"], "-mavx512vbmi", "-mavx512vnni"]
 
 
 @pytest.mark.skipif(not shutil.which(COMPILER[0]) or not shutil.which("nm"), reason="needs a C++ compiler and nm")

@@ -43,6 +43,8 @@ Status QuadsBuilder::Scan() {
   return Status::kOk;
 }
 
+bool QuadsBuilder::CanBeCoded() const { return packed_.codebook_size <= 16; }
+
 uint32_t QuadsBuilder::LargestWindow() const { return packed_.cols <= kAlignment ? kAlignment : 2 * kAlignment; }
 
 uint32_t QuadsBuilder::LongestRow() const { return num_rows_ != 0 ? rows_[0].left : 0; }

@@ -50,7 +50,7 @@ class QuadsBuilder {
   // After Scan: what the rows of x, padded for Input::kInt8Rows, have room for.
   uint32_t LargestWindow() const;
   uint32_t LongestRow() const;
-  bool CanBeCoded() const { return packed_.codebook_size <= 16; }
+  bool CanBeCoded() const;
   // Pairs of steps of every `stride`-th slice, times `stride`: all of them for 1.
   uint64_t CountPairs(const QuadsShape& shape, uint32_t stride) const;
   Status Build(const QuadsShape& shape, const FcKernel* kernel, FcLayout** out) const;
@@ -85,10 +85,10 @@ uint32_t QuadsSplit(const FcLayout* layout, uint32_t share, uint32_t shares);
 // dx = dy * W, W as it is quantized.
 void QuadsBackward(const FcLayout* layout, const float* dy, size_t batch, float* dx);
 
+namespace {  // NOLINT(google-build-namespaces): a copy for each translation unit, see sparse_format.h
+
 // Bytes of a pair of steps.
 constexpr uint32_t PairBytes(const QuadsShape& shape) { return shape.lanes * kQuad * (shape.coded ? 3 : 4); }
-
-namespace {  // NOLINT(google-build-namespaces): a copy for each translation unit, see sparse_format.h
 
 // Sums of a slice go to their rows of one batch row.
 inline void StoreQuads(const QuadsLayout& w, uint32_t slice, const int32_t* sums, float scale, const RowBlock& out,

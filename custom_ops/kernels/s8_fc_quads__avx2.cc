@@ -119,7 +119,8 @@ void Forward(const FcLayout* layout, const RowBlock& rows, uint32_t first, uint3
 double PairCost(const QuadsShape& shape, uint64_t num_pairs) {
   const double steps = shape.window == 32 ? 3.0 : shape.window == 64 ? 4.2 : 6.5;
   const bool cached = num_pairs * PairBytes(shape) <= kCachedBytes;
-  return cached ? steps : std::max(steps, PairBytes(shape) * kNanosecondsPerByte);
+  const double bytes = PairBytes(shape) * kNanosecondsPerByte;
+  return cached || steps > bytes ? steps : bytes;
 }
 
 Status Make(const PackedView& packed, const FcKernel* kernel, FcLayout** out) {
