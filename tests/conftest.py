@@ -29,6 +29,17 @@ def data_dir() -> pathlib.Path:
     return DATA
 
 
+@pytest.fixture(scope="module")
+def packed_layers_compute():
+    """Layers of which at most a third is kept compute on packed weights, whichever form the measured costs prefer."""
+    from keras_prune_export import kernel_costs  # noqa: PLC0415
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(kernel_costs, "packed_pays", lambda works: all(3 * w.kept <= w.rows * w.cols for w in works))
+    yield
+    patch.undo()
+
+
 @pytest.fixture
 def seeded() -> None:
     """Same random numbers in every run."""

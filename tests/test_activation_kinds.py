@@ -11,13 +11,12 @@ from tflite_models import small_model, sparse  # type: ignore[import-not-found]
 import keras_prune
 from keras_prune import int8_activations
 from keras_prune.quantization import Codebook
-from keras_prune_export import activation_kinds, flatbuffer, kernel_costs, measure
+from keras_prune_export import activation_kinds, flatbuffer, measure
 
 
 @pytest.fixture(scope="module", autouse=True)
-def packed_layers_compute():
+def fewer_rounds(packed_layers_compute):
     patch = pytest.MonkeyPatch()
-    patch.setattr(kernel_costs, "packed_pays", lambda works: True)  # whichever form would be faster here
     patch.setattr(measure, "_ROUNDS", 3)
     patch.setattr(measure, "_BLOCK_NS", 1_000_000)
     yield

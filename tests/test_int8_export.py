@@ -10,20 +10,12 @@ from tflite_models import small_model, sparse  # type: ignore[import-not-found]
 
 import keras_prune
 from keras_prune.quantization import Codebook
-from keras_prune_export import converter, flatbuffer, kernel_costs
+from keras_prune_export import converter, flatbuffer
 from keras_prune_export.targets.fully_connected import Options
 from keras_prune_export.transformations.int8_activations import computing, options_of, set_activations
 
 layers = keras.layers
-
-
-@pytest.fixture(scope="module", autouse=True)
-def packed_layers_compute():
-    """Whichever form would be faster here."""
-    patch = pytest.MonkeyPatch()
-    patch.setattr(kernel_costs, "packed_pays", lambda works: True)
-    yield
-    patch.undo()
+pytestmark = pytest.mark.usefixtures("packed_layers_compute")
 
 
 @pytest.fixture(scope="module")

@@ -82,7 +82,8 @@ PLUGIN = ["tflite_plugin_create_delegate", "tflite_plugin_destroy_delegate"]
 
 @pytest.mark.skipif(not shutil.which("readelf"), reason="needs readelf (binutils)")
 @pytest.mark.parametrize(
-    ("library", "shown"), [(native.delegate_path, PLUGIN), (native.op_path, ["KerasPruneTfCacheCounts", "KerasPruneTfSetNumThreads"])]
+    ("library", "shown"),
+    [(native.delegate_path, PLUGIN), (native.op_path, ["KerasPruneTfCacheCounts", "KerasPruneTfSetNumThreads"])],
 )
 def test_a_library_needs_only_libc_and_shows_only_its_interface(library, shown):
     path = str(library())

@@ -18,6 +18,8 @@ from keras_prune_export.targets import packed as target
 from keras_prune_export.targets.fully_connected import Options
 from keras_prune_export.transformations.tidy import shorten_names
 
+pytestmark = pytest.mark.usefixtures("packed_layers_compute")
+
 
 def packed(model, schemes=None):
     return packing.pack(flatbuffer.write(model), schemes or Schemes(Codebook()))

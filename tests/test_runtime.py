@@ -22,7 +22,7 @@ def stock():
 
 
 @pytest.fixture(scope="module")
-def packed(stock):
+def packed(stock, packed_layers_compute):
     return packing.pack(stock, Schemes(Codebook()))[0]
 
 
