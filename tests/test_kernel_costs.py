@@ -62,8 +62,10 @@ def test_the_mean_over_instruction_sets(monkeypatch):
 def test_packed_weights_stay_where_dense_kernels_are_hardly_faster(monkeypatch):
     monkeypatch.setattr(kernel_costs, "table", lambda: {"one": COSTS})
     assert kernel_costs.packed_pays([Work(16, 30, 0, 1)])  # 160 ns against 180
-    assert kernel_costs.packed_pays([Work(16, 30, 39, 1)])  # 199 ns
-    assert not kernel_costs.packed_pays([Work(16, 30, 41, 1)])  # 201 ns are more than 10 / 9 of 180
+    assert kernel_costs.packed_pays([Work(16, 30, 119, 1)])  # 279 ns: 99 ns more
+    assert not kernel_costs.packed_pays([Work(16, 30, 121, 1)])
+    assert kernel_costs.packed_pays([Work(16, 300, 1839, 1)])  # 1,999 ns against 1,800
+    assert not kernel_costs.packed_pays([Work(16, 300, 1841, 1)])  # more than 10 / 9 of them
 
 
 @pytest.mark.parametrize("isa", kernel_costs.table())

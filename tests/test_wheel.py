@@ -74,7 +74,7 @@ def test_wheel_has_the_libraries_and_a_platform_tag(wheel):
     for name in ("libkeras_prune_delegate.so", "libkeras_prune_tf_op.so"):
         assert f"keras_prune/_native/{name}" in names
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"keras_prune", "keras_prune_export"}
-    assert {"keras_prune/py.typed", "keras_prune_export/py.typed"} <= names
+    assert {"keras_prune/py.typed", "keras_prune_export/py.typed", "keras_prune_export/kernel_costs.json"} <= names
 
 
 def test_wheel_has_every_module(wheel):
