@@ -29,8 +29,8 @@ FORMS = ("packed", "dense")
 # dense leaves no room for anything else in the second-level cache of today's CPUs, 1/2 to 2 MB.
 _CACHED_WEIGHTS = 2**18
 _DENSE_ROWS, _DENSE_PIXELS = 16, 6  # of XNNPACK's blocks of results with AVX2; those of others are alike
-# The packed form needs less memory, so that it stays where dense kernels are hardly faster: by a tenth of the time, or by
-# 0.1 us, which does not show beside the 0.5 to 4 us that any call of an operator costs.
+# The packed form needs less memory, so that it stays where dense kernels are hardly faster: by a tenth of the time, or
+# by 0.1 us, which does not show beside the 0.5 to 4 us that any call of an operator costs.
 _WORTH, _WORTH_NS = 0.9, 100.0
 
 
