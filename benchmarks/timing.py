@@ -51,7 +51,7 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "extensions": [name for name in extensions if name in flags],
         "caches": _caches(),
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "system": f"{platform.system()} {platform.machine()}",
         "runtime": f"ai-edge-litert {importlib.metadata.version('ai-edge-litert')}",
         "load": round(os.getloadavg()[0], 2),
     }
