@@ -220,7 +220,9 @@ def remove_channels(model: keras.Model, task: Task, *, criterion: str, fraction:
     schedule = keras_prune.Greedy(task.settings.num_units, frequency=task.settings.frequency, target=target)
     scores = keras_prune.Regularized(CRITERIA[criterion](), "flops", task.settings.strength)
     prune = keras_prune.PruneCallback(schedule, criterion=scores, pattern=keras_prune.Channel())
-    compile_model(model, 3e-4)  # 1e-3 at once destroys what the network knows, and the scores with it
+    # It rises, as 1e-3 at once destroys what the network knows, and the scores with it.
+    rate = keras.optimizers.schedules.PolynomialDecay(5e-5, decay_steps=120, end_learning_rate=1e-3)
+    compile_model(model, rate)
     data = flowers_data.Batches(task.taught)
     model.fit(data, epochs=100, shuffle=False, verbose=2, callbacks=[prune, StopAt(target)])
     return keras_prune.shrink(model)
