@@ -35,7 +35,7 @@ constexpr Choice kChoices[] = {
     {Isa::kAvx512, "avx512", &kFcAvx512, &kFcTileAvx512, nullptr},
     {Isa::kAvx512Vbmi, "avx512vbmi", nullptr, nullptr, &kFcS8Avx512Vbmi},
 #elif defined(__aarch64__)
-    {Isa::kNeon, "neon", &kFcNeon, nullptr, &kFcS8Neon},
+    {Isa::kNeon, "neon", &kFcNeon, &kFcTileNeon, &kFcS8Neon},
     {Isa::kNeonDot, "neondot", nullptr, nullptr, &kFcS8NeonDot},
 #endif
 };

@@ -5,7 +5,7 @@
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #endif
 
-#include "tile_forward.h"
+#include "f32_fc_tile_avx2.h"
 #include "x86_intrinsics.h"
 
 namespace keras_prune {
@@ -23,30 +23,10 @@ struct Wide {
   static Vector Clamp(Vector v, Vector low, Vector high) { return _mm512_min_ps(high, _mm512_max_ps(low, v)); }
 };
 
-struct Narrow {
-  using Vector = __m256;
-  static constexpr size_t kWidth = 8;
-  static Vector Load(const float* from) { return _mm256_load_ps(from); }
-  static void Store(Vector v, float* to) { _mm256_store_ps(to, v); }
-  static Vector Broadcast(const float* value) { return _mm256_broadcast_ss(value); }
-  static Vector Add(Vector a, Vector b) { return _mm256_add_ps(a, b); }
-  static Vector MultiplyAdd(Vector a, Vector b, Vector sum) { return _mm256_fmadd_ps(a, b, sum); }
-  static Vector Clamp(Vector v, Vector low, Vector high) { return _mm256_min_ps(high, _mm256_max_ps(low, v)); }
-};
-
-void Forward(const FcLayout* layout, const RowBlock& rows, uint32_t first, uint32_t end) {
-  switch (rows.stride) {
-    case 8: return ForwardTileParts<Narrow, 1>(layout, rows, first, end);
-    case 16: return ForwardTileParts<Wide, 1>(layout, rows, first, end);
-    case 24: return ForwardTileParts<Narrow, 3>(layout, rows, first, end);
-    default: return ForwardTileParts<Wide, 2>(layout, rows, first, end);
-  }
-}
-
 }  // namespace
 
 const FcKernel kFcTileAvx512 = {
     "f32_fc_tile__avx512", Isa::kAvx512, Input::kTile, kTileWidth, MakeTileLayout,
-    Forward, TileSplit, TileBackward, nullptr, kTileStep};
+    ForwardTile<Wide, Avx2>, TileSplit, TileBackward, nullptr, kTileStep};
 
 }  // namespace keras_prune

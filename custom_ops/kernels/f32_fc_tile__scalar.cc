@@ -30,8 +30,8 @@ struct Portable {
 constexpr size_t kWidth = 16;  // batch rows: eight registers of sums, of sixteen that x86-64 has
 
 void Forward(const FcLayout* layout, const RowBlock& rows, uint32_t first, uint32_t end) {
-  rows.stride == 8 ? ForwardTileParts<Portable, 2>(layout, rows, first, end)
-                   : ForwardTileParts<Portable, 4>(layout, rows, first, end);
+  rows.stride == 8 ? ForwardTileParts<Portable, 8>(layout, rows, first, end)
+                   : ForwardTileParts<Portable, kWidth>(layout, rows, first, end);
 }
 
 }  // namespace

@@ -109,6 +109,7 @@ extern const FcKernel kFcS8Avx2;
 extern const FcKernel kFcS8Avx512Vbmi;
 #elif defined(__aarch64__)
 extern const FcKernel kFcNeon;
+extern const FcKernel kFcTileNeon;
 extern const FcKernel kFcS8Neon;
 extern const FcKernel kFcS8NeonDot;
 #endif

@@ -99,11 +99,23 @@ void ForwardPart(const TileLayout& w, const RowBlock& rows, uint32_t part) {
   StoreTile(w, part, sums, kStride, rows);
 }
 
-template <typename Simd, int kVectors>
+template <typename Simd, size_t kStride>
 void ForwardTileParts(const FcLayout* layout, const RowBlock& rows, uint32_t first, uint32_t end) {
+  constexpr int kVectors = kStride / Simd::kWidth;
   const auto& w = *static_cast<const TileLayout*>(layout);
   for (uint32_t part = first; part < end; ++part) {
     w.nibbles ? ForwardPart<Simd, kVectors, true>(w, rows, part) : ForwardPart<Simd, kVectors, false>(w, rows, part);
+  }
+}
+
+// A kernel's forward. Odd: where 8 or 24 batch rows are no whole number of vectors.
+template <typename Simd, typename Odd = Simd>
+void ForwardTile(const FcLayout* layout, const RowBlock& rows, uint32_t first, uint32_t end) {
+  switch (rows.stride) {
+    case 8: return ForwardTileParts<Odd, 8>(layout, rows, first, end);
+    case 16: return ForwardTileParts<Simd, 16>(layout, rows, first, end);
+    case 24: return ForwardTileParts<Odd, 24>(layout, rows, first, end);
+    default: return ForwardTileParts<Simd, kTileWidth>(layout, rows, first, end);
   }
 }
 

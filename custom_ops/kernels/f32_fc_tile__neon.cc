@@ -1,0 +1,27 @@
+// NEON, for batches: a kept weight is multiplied by 8 to 32 neighbours.
+#include "tile_forward.h"
+
+#include <arm_neon.h>
+
+namespace keras_prune {
+namespace {
+
+struct Neon {
+  using Vector = float32x4_t;
+  static constexpr size_t kWidth = 4;
+  static Vector Load(const float* from) { return vld1q_f32(from); }
+  static void Store(Vector v, float* to) { vst1q_f32(to, v); }
+  static Vector Broadcast(const float* value) { return vld1q_dup_f32(value); }
+  static Vector Add(Vector a, Vector b) { return vaddq_f32(a, b); }
+  static Vector MultiplyAdd(Vector a, Vector b, Vector sum) { return vfmaq_f32(sum, a, b); }
+  // NaN stays NaN.
+  static Vector Clamp(Vector v, Vector low, Vector high) { return vminq_f32(high, vmaxq_f32(low, v)); }
+};
+
+}  // namespace
+
+const FcKernel kFcTileNeon = {
+    "f32_fc_tile__neon", Isa::kNeon, Input::kTile, kTileWidth, MakeTileLayout,
+    ForwardTile<Neon>, TileSplit, TileBackward, nullptr, kTileStep};
+
+}  // namespace keras_prune
