@@ -8,6 +8,12 @@ KERAS_PRUNE_TF_API(KERAS_PRUNE_EXTERN)
 }
 #else
 #include <dlfcn.h>
+
+#include "old_glibc.h"
+
+KP_OLD_GLIBC(dlopen);
+KP_OLD_GLIBC(dlsym);
+KP_OLD_GLIBC(dlclose);
 #endif
 
 namespace keras_prune {
