@@ -7,17 +7,32 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_prune import ops, sparse_format
+from keras_prune import ops, sparse_format, tensor_format
 from keras_prune.quantization import Codebook
+from keras_prune.tensor_header import VERSION as CODED_VERSION
 
 _COMPUTE_DTYPES = ("float32", "float16", "bfloat16")
 _DEFAULT_WEIGHTS = Codebook()
+_VERSION_AT = 4  # docs/format.md
 
 
 def _all_pruned(units: int, input_dim: int) -> np.ndarray:
     """The packed bytes of a matrix without kept weights: a header only."""
     codes = np.zeros((units, input_dim), np.uint8)
     return np.frombuffer(sparse_format.encode(codes, np.zeros(1, np.float32)), np.uint8)
+
+
+def _checked_shape(packed: np.ndarray) -> tuple[int, int]:
+    """(units, inputs) of packed bytes of either version, every rule of which is checked."""
+    if len(packed) <= _VERSION_AT or packed[_VERSION_AT] != CODED_VERSION:
+        header = sparse_format.check(packed)
+        return header.rows, header.cols
+    coded = tensor_format.check(packed)
+    if coded.values != "codebook":
+        raise sparse_format.FormatError(
+            f"packed weights: expected a codebook, got {coded.values} values; pack the layer with a Codebook"
+        )
+    return coded.rows, coded.cols
 
 
 @keras.saving.register_keras_serializable(package="keras_prune")
@@ -36,6 +51,8 @@ class PackedDense(keras.layers.Layer):
         activation: as for ``keras.layers.Dense``.
         use_bias: whether a bias is added.
         num_bytes: length of the packed weights; by default that of a matrix without kept weights.
+        activations: "float32"; or "int8": each row of the inputs is quantized while the layer computes, and so are the
+            weights' values (`keras_prune.ops.relative_index_matmul`).
         **kwargs: ``name``, ``dtype`` (float32, or mixed float16 or bfloat16), ``trainable`` and others of every layer.
 
     Input shape: (batch, ..., inputs). Output shape: (batch, ..., units).
@@ -52,7 +69,14 @@ class PackedDense(keras.layers.Layer):
     """
 
     def __init__(
-        self, units: int, activation: Any = None, use_bias: bool = True, *, num_bytes: int | None = None, **kwargs: Any
+        self,
+        units: int,
+        activation: Any = None,
+        use_bias: bool = True,
+        *,
+        num_bytes: int | None = None,
+        activations: str = "float32",
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if keras.backend.backend() != "tensorflow":
@@ -66,12 +90,15 @@ class PackedDense(keras.layers.Layer):
             raise ValueError(
                 f"PackedDense: expected num_bytes of at least {sparse_format.HEADER.size}, got {num_bytes}"
             )
+        if activations not in ops.ACTIVATIONS:
+            raise ValueError(f"PackedDense: expected activations to be one of {ops.ACTIVATIONS}, got {activations!r}")
         if self.compute_dtype not in _COMPUTE_DTYPES:
             raise ValueError(f"PackedDense: expected a compute type of {_COMPUTE_DTYPES}, got {self.compute_dtype!r}")
         self.units = units
         self.activation = keras.activations.get(activation)
         self.use_bias = use_bias
         self.num_bytes = num_bytes
+        self.activations = activations
         self.supports_masking = True
         self.supports_jit = False
         self.input_spec = keras.InputSpec(min_ndim=2)
@@ -98,7 +125,9 @@ class PackedDense(keras.layers.Layer):
         """Computes on (batch, ..., inputs)."""
         x = keras.ops.cast(inputs, "float32")
         packed = keras.ops.convert_to_tensor(self.packed)
-        y = ops.relative_index_matmul(x, packed, units=self.units, input_dim=self._input_dim)
+        y = ops.relative_index_matmul(
+            x, packed, units=self.units, input_dim=self._input_dim, activations=self.activations
+        )
         if self.bias is not None:
             y = keras.ops.add(y, keras.ops.cast(self.bias, "float32"))
         return self.activation(keras.ops.cast(y, self.compute_dtype))
@@ -115,6 +144,7 @@ class PackedDense(keras.layers.Layer):
             "activation": keras.activations.serialize(self.activation),
             "use_bias": self.use_bias,
             "num_bytes": self.num_bytes,
+            "activations": self.activations,
         }
 
     @classmethod
@@ -123,10 +153,10 @@ class PackedDense(keras.layers.Layer):
 
         Args:
             packed: (num_bytes,) uint8, or bytes, bytearray or memoryview, as ``keras_prune.ops.pack_weights``
-                makes them.
+                makes them, or `keras_prune.tensor_format` with a codebook (version 2: fewer bytes).
             bias: (units,) float, or None for a layer without bias.
             activation: as for ``keras.layers.Dense``.
-            **kwargs: ``name``, ``dtype`` and others of every layer.
+            **kwargs: ``activations``, and ``name``, ``dtype`` and others of every layer.
 
         Returns:
             A layer that computes with these weights.
@@ -138,21 +168,24 @@ class PackedDense(keras.layers.Layer):
         """
         is_bytes = isinstance(packed, bytes | bytearray | memoryview)
         array = sparse_format.as_array(packed if is_bytes else ops.to_numpy(packed))
-        header = sparse_format.check(array)
-        layer = cls(header.rows, activation, bias is not None, num_bytes=len(array), **kwargs)
-        layer.build((None, header.cols))
+        units, input_dim = _checked_shape(array)
+        layer = cls(units, activation, bias is not None, num_bytes=len(array), **kwargs)
+        layer.build((None, input_dim))
         layer.packed.assign(array)
         if layer.bias is not None:
             layer.bias.assign(bias)
         return layer
 
     @classmethod
-    def from_dense(cls, dense: Any, *, weights: Codebook = _DEFAULT_WEIGHTS) -> PackedDense:
+    def from_dense(
+        cls, dense: Any, *, weights: Codebook = _DEFAULT_WEIGHTS, activations: str = "float32"
+    ) -> PackedDense:
         """Packs a built ``keras.layers.Dense``: its zeros are dropped, its other weights quantized.
 
         Args:
             dense: the layer; its name, activation, bias and dtype policy are kept.
             weights: what to make of the weights.
+            activations: "float32" or "int8".
 
         Returns:
             A layer that computes with the quantized kernel.
@@ -173,6 +206,5 @@ class PackedDense(keras.layers.Layer):
             )
         packed = ops.pack_weights(dense.kernel, weights=weights)
         bias = dense.bias if dense.use_bias else None
-        return cls.from_packed(
-            packed, bias=bias, activation=dense.activation, name=dense.name, dtype=dense.dtype_policy
-        )
+        kwargs = {"activations": activations, "name": dense.name, "dtype": dense.dtype_policy}
+        return cls.from_packed(packed, bias=bias, activation=dense.activation, **kwargs)

@@ -12,8 +12,8 @@ threads to no kernel of a library, so the op has some of its own; they sleep bet
 on one thread each. Results are the same to the last bit for any number. A C++ host says its number by
 ``KerasPruneTfSetNumThreads(int)`` of the library, since that is not told what its sessions were configured with.
 
-Memory: the layout for a few batch rows, and the one for many rows once such a batch came; each takes up to 1.6 times
-the packed entries' bytes.
+Memory: the packed bytes; the layout for a few batch rows, and the one for many rows once such a batch came; each takes
+about 1.6 times the packed entries' bytes. Int8 activations have one layout for all batches.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from keras_prune import op_library, sparse_format
 from keras_prune.quantization import Codebook
 
 OP_NAME = "KerasPruneRelativeIndexMatmul"
+ACTIVATIONS = ("float32", "int8")
 _FUNCTION = "keras_prune_relative_index_matmul"
 _DEFAULT_WEIGHTS = Codebook()
 
@@ -82,8 +83,21 @@ def _size(value: int | None, name: str) -> int:
     return int(value)
 
 
+def _check_activations(activations: str, transpose: bool) -> None:
+    if activations not in ACTIVATIONS:
+        raise _invalid(f"expected activations to be one of {ACTIVATIONS}, got {activations!r}")
+    if activations == "int8" and transpose:
+        raise _invalid("expected activations='float32' with transpose=True, got 'int8': only x of a layer is quantized")
+
+
 def relative_index_matmul(
-    x: Any, packed: Any, *, transpose: bool = False, units: int | None = None, input_dim: int | None = None
+    x: Any,
+    packed: Any,
+    *,
+    transpose: bool = False,
+    units: int | None = None,
+    input_dim: int | None = None,
+    activations: str = "float32",
 ) -> tf.Tensor:
     """Multiplies by packed weights: y = x · W, or y = x · Wᵀ with ``transpose``, W being the (inputs, units) kernel.
 
@@ -92,13 +106,20 @@ def relative_index_matmul(
     copied and compared at every call. (A tensor that shares memory with other libraries, by DLPack, must not be damaged
     there: new packed bytes are noticed, other changes are not.) The gradient is with respect to x only.
 
+    With int8 activations ``y = (sum_i x_q[i] w_q[i]) (x_scale w_scale)``: each row of x, and the values of W, are
+    rounded to the whole numbers from -127 to 127 times the largest / 127, and sums are exact. The same bits come out as
+    of the packed .tflite file's operator. A row with a value that is not finite gives NaN. The gradient goes straight
+    through the rounding of x: dx = dy · Wᵀ in float32, with the rounded W; there is no second-order gradient.
+
     Args:
         x: (..., inputs), or (..., units) with ``transpose``; float32, at least two dimensions, any batch, also 0.
         packed: (num_bytes,) uint8, as `pack_weights` makes it: array, tensor or variable; or the same as bytes,
-            bytearray or memoryview.
+            bytearray or memoryview. Version 2 of the storage format (`keras_prune.tensor_format`, with a codebook) is
+            read as well; it needs ``units``, or ``input_dim`` with ``transpose``.
         transpose: multiply by the transpose of W, as the gradient does.
         units: columns of W, where known: checked, and gives ``y`` a static shape inside ``tf.function``.
         input_dim: rows of W, where known: likewise.
+        activations: "float32", or "int8" for rows of x that are quantized while the op runs.
 
     Returns:
         (..., units), or (..., inputs) with ``transpose``; float32.
@@ -119,13 +140,14 @@ def relative_index_matmul(
     packed = _as_tensor(packed)
     _check_x(x)
     _check_packed(packed)
+    _check_activations(activations, transpose)
     rows, cols = _size(units, "units"), _size(input_dim, "input_dim")
-    return _matmul(x, packed, transpose=transpose, rows=rows, cols=cols)
+    return _matmul(x, packed, transpose=transpose, rows=rows, cols=cols, activations=activations)
 
 
-def _matmul(x: tf.Tensor, packed: tf.Tensor, *, transpose: bool, rows: int, cols: int) -> tf.Tensor:
+def _matmul(x: tf.Tensor, packed: tf.Tensor, *, transpose: bool, rows: int, cols: int, activations: str) -> tf.Tensor:
     function = op_library.load(_FUNCTION).keras_prune_relative_index_matmul
-    y = function(x, packed, transpose=transpose, rows=rows, cols=cols)
+    y = function(x, packed, transpose=transpose, rows=rows, cols=cols, activations=activations)
     size = cols if transpose else rows
     if size >= 0:  # shape functions of the C API cannot read the attributes
         y.set_shape(x.shape[:-1].concatenate([size]))
@@ -134,10 +156,16 @@ def _matmul(x: tf.Tensor, packed: tf.Tensor, *, transpose: bool, rows: int, cols
 
 @tf.RegisterGradient(OP_NAME)
 def _gradient(op: Any, grad: Any) -> tuple[tf.Tensor, None]:
-    """dL/dx = dL/dy · Wᵀ; the packed bytes have no gradient."""
+    """dL/dx = dL/dy · Wᵀ, W as it was multiplied by; the packed bytes have no gradient."""
     x, packed = op.inputs
+    transpose, activations = op.get_attr("transpose"), op.get_attr("activations").decode()
+    if transpose and activations == "int8":
+        raise NotImplementedError(
+            "relative_index_matmul: expected at most a first-order gradient with activations='int8', got a gradient of "
+            "the gradient; use activations='float32' for this layer while training"
+        )
     sizes = {"rows": op.get_attr("rows"), "cols": op.get_attr("cols")}
-    dx = _matmul(tf.convert_to_tensor(grad), packed, transpose=not op.get_attr("transpose"), **sizes)
+    dx = _matmul(tf.convert_to_tensor(grad), packed, transpose=not transpose, activations=activations, **sizes)
     dx.set_shape(x.shape)
     return dx, None
 

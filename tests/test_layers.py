@@ -11,10 +11,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from packed_bytes import REFUSED, TINY, refused_bytes  # type: ignore[import-not-found]
+from packed_bytes import REFUSED, TINY, changed, refused_bytes  # type: ignore[import-not-found]
 
 import keras_prune
-from keras_prune import ops, sparse_format
+from keras_prune import int8_activations, ops, sparse_format, tensor_format
 from keras_prune.layers import PackedDense
 from keras_prune.quantization import Codebook
 
@@ -125,11 +125,50 @@ def test_from_packed_takes_what_holds_bytes(as_type):
     np.testing.assert_allclose(layer(x), x @ KERNEL, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("what", list(REFUSED))
+@pytest.mark.parametrize("what", [what for what in REFUSED if what != "version"])
 def test_from_packed_checks_every_rule(what):
     assert PackedDense.from_packed(TINY)(np.array([[1, 10, 100]], np.float32)).numpy().tolist() == [[1.25, -25.0]]
     with pytest.raises(sparse_format.FormatError, match=REFUSED[what][2]):
         PackedDense.from_packed(refused_bytes(what))
+
+
+def test_from_packed_refuses_another_version():
+    with pytest.raises(sparse_format.FormatError, match="expected format version 1, got 3"):
+        PackedDense.from_packed(changed(TINY, 4, b"\3"))
+
+
+def test_from_packed_takes_version_2():
+    codes, codebook = Codebook().fit(KERNEL.T)
+    packed = tensor_format.encode_codes(codes, codebook)
+    layer = PackedDense.from_packed(packed, bias=BIAS)
+    assert (layer.units, layer.num_bytes) == (3, len(packed))
+    x = random_x(2, 4)
+    np.testing.assert_array_equal(layer(x), PackedDense.from_dense(make_dense(use_bias=False))(x) + BIAS)
+    with pytest.raises(sparse_format.FormatError, match="expected a codebook, got split values"):
+        PackedDense.from_packed(tensor_format.encode_exact(random_x(3, 4)))
+    with pytest.raises(sparse_format.FormatError, match="checksum"):
+        PackedDense.from_packed(packed[:-1] + bytes([packed[-1] ^ 1]))
+
+
+def test_int8_activations(tmp_path):
+    codes, codebook = Codebook().fit(KERNEL.T)
+    dense = make_dense()
+    dense.bias.assign(BIAS)
+    layer = PackedDense.from_dense(dense, activations="int8")
+    x = random_x(5, 4)
+    want = int8_activations.fully_connected(x, codes, codebook, bias=BIAS)
+    np.testing.assert_array_equal(layer(x), want)
+    model = keras.Sequential([keras.Input((4,)), layer])
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    assert again.layers[0].activations == "int8"
+    np.testing.assert_array_equal(again(x), want)
+
+
+def test_config_from_before_activations():
+    config = PackedDense(5).get_config()
+    del config["activations"]
+    assert PackedDense.from_config(config).activations == "float32"
 
 
 def test_constructor_alone_has_every_weight_pruned():
@@ -139,13 +178,16 @@ def test_constructor_alone_has_every_weight_pruned():
 
 
 def test_config_round_trip():
-    layer = PackedDense(5, "relu", False, num_bytes=77, name="p", dtype="mixed_bfloat16", trainable=False)
+    arguments = {"num_bytes": 77, "activations": "int8", "name": "p", "dtype": "mixed_bfloat16", "trainable": False}
+    layer = PackedDense(5, "relu", False, **arguments)
     config = layer.get_config()
-    assert {key: config[key] for key in ("units", "activation", "use_bias", "num_bytes", "name", "trainable")} == {
+    keys = ("units", "activation", "use_bias", "num_bytes", "activations", "name", "trainable")
+    assert {key: config[key] for key in keys} == {
         "units": 5,
         "activation": "relu",
         "use_bias": False,
         "num_bytes": 77,
+        "activations": "int8",
         "name": "p",
         "trainable": False,
     }
@@ -265,6 +307,7 @@ def test_mixed_precision_model_trains():
         ({"units": 0}, "expected units of at least 1, got 0"),
         ({"units": 2.5}, "expected units of at least 1, got 2.5"),
         ({"units": 3, "num_bytes": 35}, "expected num_bytes of at least 36, got 35"),
+        ({"units": 3, "activations": "int4"}, r"expected activations to be one of \('float32', 'int8'\), got 'int4'"),
         ({"units": 3, "dtype": "float64"}, "expected a compute type of .* got 'float64'"),
     ],
 )

@@ -52,6 +52,7 @@ using namespace keras_prune;  // NOLINT(build/namespaces): a bench of that names
   F(TF_NewOperation, TF_OperationDescription*, (TF_Graph*, const char* type, const char* name))                      \
   F(TF_AddInput, void, (TF_OperationDescription*, TF_Output))                                                        \
   F(TF_SetAttrType, void, (TF_OperationDescription*, const char* name, int type))                                    \
+  F(TF_SetAttrString, void, (TF_OperationDescription*, const char* name, const void* value, size_t length))         \
   F(TF_SetAttrTensor, void, (TF_OperationDescription*, const char* name, TF_Tensor*, TF_Status*))                    \
   F(TF_FinishOperation, TF_Operation*, (TF_OperationDescription*, TF_Status*))                                       \
   F(TF_AllocateTensor, TF_Tensor*, (int type, const int64_t* dims, int num_dims, size_t size))
@@ -85,11 +86,14 @@ struct Times {
 
 const FcLayout* layout;  // of the layer that is measured
 std::vector<float> y;
+void* workspace;
 Times times;
 
 double TimeOfKernel(const float* x, size_t batch) {
+  FcCall call = {x, batch, nullptr, -HUGE_VALF, HUGE_VALF, y.data()};
+  call.workspace = workspace;
   const double start = Now();
-  FcForward(layout, {x, batch, nullptr, -HUGE_VALF, HUGE_VALF, y.data()});
+  FcForward(layout, call);
   return Now() - start;
 }
 
@@ -153,14 +157,14 @@ TF_Operation* Finish(TF_OperationDescription* description) {
   return operation;
 }
 
-// y = op(x, packed) with a constant for the packed bytes.
+// y = op(x, packed, activations) with a constant for the packed bytes.
 struct Model {
   TF_Graph* graph = host.TF_NewGraph();
   TF_Output x, y;
   TF_Session* session;
   CallStatus call;
 
-  explicit Model(const std::vector<uint8_t>& packed) {
+  Model(const std::vector<uint8_t>& packed, const char* activations) {
     TF_OperationDescription* description = host.TF_NewOperation(graph, "Placeholder", "x");
     host.TF_SetAttrType(description, "dtype", kTfFloat);
     x = {Finish(description), 0};
@@ -174,6 +178,7 @@ struct Model {
     description = host.TF_NewOperation(graph, op.name, "y");
     host.TF_AddInput(description, x);
     host.TF_AddInput(description, constant);
+    host.TF_SetAttrString(description, "activations", activations, std::strlen(activations));
     y = {Finish(description), 0};
     TF_SessionOptions* options = host.TF_NewSessionOptions();
     const uint8_t one_thread[] = {0x10, 1, 0x28, 1};  // intra_op and inter_op_parallelism_threads of a ConfigProto
@@ -199,29 +204,48 @@ double Percentile(std::vector<double>* values, double part) {
   return (*values)[static_cast<size_t>(part * static_cast<double>(values->size() - 1))];
 }
 
-void Bench(const char* name, uint32_t rows, uint32_t cols, double density, int runs) {
-  const auto packed = keras_prune_test::Pack(keras_prune_test::RandomLayer(rows, cols, density, 16));
+struct Layer {
+  const char* name;
+  uint32_t rows, cols;
+  double density;
+};
+
+FcLayout* Make(const std::vector<uint8_t>& packed, Activations activations) {
   PackedView view;
   bool ok;
   const Isa isa = SelectIsa(&ok);
   FcLayout* made = nullptr;
   if (ParsePacked(packed.data(), packed.size(), &view) != Status::kOk) Die("cannot read its own packed bytes");
-  if (!ok || MakeFcLayout(view, {isa}, &made) != Status::kOk) Die("no layout");
-  layout = made;
-  y.assign(rows, 0.0f);
-  const auto values = keras_prune_test::RandomVector(cols);
-  Tensor x;
-  x.tensor = NewTensor(kTfFloat, {1, cols}, values.data(), values.size() * sizeof(float));
-  Model model(packed);
-  for (int i = 0; i < 20; ++i) model.Run(x.tensor);
-  times = {};
-  for (int i = 0; i < runs; ++i) model.Run(x.tensor);
+  if (!ok || MakeFcLayout(view, {isa, activations}, &made) != Status::kOk) Die("no layout");
+  return made;
+}
+
+void Print(const char* name, const char* activations) {
   std::vector<double> added;
   for (size_t i = 0; i < times.compute.size(); ++i) added.push_back(times.compute[i] - times.kernel[i]);
   const double compute = Percentile(&times.compute, 0.01), kernel = Percentile(&times.kernel, 0.01);
-  std::printf("%-20s %4ux%-5u  kernel %8.2f us  Compute %8.2f us  added %5.2f us   (median of pairs %5.2f)\n", name, rows,
-              cols, kernel, compute, compute - kernel, Percentile(&added, 0.5));
+  std::printf("%-18s %4ux%-5u %-7s  kernel %7.2f us  Compute %7.2f us  added %5.2f us   (median of pairs %5.2f)\n", name,
+              FcRows(layout), FcCols(layout), activations, kernel, compute, compute - kernel, Percentile(&added, 0.5));
+}
+
+void Bench(const Layer& layer, const char* activations, int runs) {
+  const auto weights = keras_prune_test::RandomLayer(layer.rows, layer.cols, layer.density, 16);
+  const auto packed = keras_prune_test::Pack(weights);
+  const bool is_int8 = std::strcmp(activations, "int8") == 0;
+  FcLayout* made = Make(packed, is_int8 ? Activations::kInt8 : Activations::kFloat32);
+  layout = made;
+  y.assign(layer.rows, 0.0f);
+  if (posix_memalign(&workspace, kWorkspaceAlignment, FcWorkspaceBytes(made, 1, 1) + 1) != 0) Die("no memory");
+  const auto values = keras_prune_test::RandomVector(layer.cols);
+  Tensor x;
+  x.tensor = NewTensor(kTfFloat, {1, layer.cols}, values.data(), values.size() * sizeof(float));
+  Model model(packed, activations);
+  for (int i = 0; i < 20; ++i) model.Run(x.tensor);
+  times = {};
+  for (int i = 0; i < runs; ++i) model.Run(x.tensor);
+  Print(layer.name, activations);
   FreeFcLayout(made);
+  free(workspace);
 }
 
 }  // namespace
@@ -250,8 +274,11 @@ int main(int argc, char** argv) {
   RegisterTimedOp();
   SetNumThreads(1);
   std::printf("batch 1, one thread; the 1st percentiles of %d runs (other work on the machine disturbs these least)\n", runs);
-  Bench("a few weights", 8, 8, 0.5, runs);
-  Bench("LeNet-300-100 fc2", 100, 300, 0.09, runs);
-  Bench("LeNet-300-100 fc1", 300, 784, 0.08, runs);
-  Bench("AlexNet fc8", 1000, 4096, 0.25, runs);
+  constexpr Layer kLayers[] = {{"a few weights", 8, 8, 0.5},
+                               {"LeNet-300-100 fc2", 100, 300, 0.09},
+                               {"LeNet-300-100 fc1", 300, 784, 0.08},
+                               {"AlexNet fc8", 1000, 4096, 0.25}};
+  for (const Layer& layer : kLayers) {
+    for (const char* activations : {"float32", "int8"}) Bench(layer, activations, runs);
+  }
 }

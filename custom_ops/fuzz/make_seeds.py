@@ -40,10 +40,12 @@ def graph(unpacked: bytes, multiplied: bytes) -> bytes:
     return head + unpacked + multiplied
 
 
-def call(packed: bytes, *, transpose: bool) -> bytes:
+def call(packed: bytes, *, transpose: bool, int8: bool = False) -> bytes:
     """An input of tf_op_fuzz."""
     rows, cols = sizes(packed)
-    return struct.pack("<BBBBiIhh", transpose, 2, 1, 4, 2, rows if transpose else cols, -1, -1) + packed
+    known = (rows, cols) if max(rows, cols) < 1 << 15 else (-1, -1)
+    flags = transpose | 2 | 8 * int8
+    return struct.pack("<BBBBiIhh", flags, 2, 1, 4, 2, rows if transpose else cols, *known) + packed
 
 
 def seeds(golden: pathlib.Path) -> dict[str, list[bytes]]:
@@ -61,7 +63,8 @@ def seeds(golden: pathlib.Path) -> dict[str, list[bytes]]:
         + [graph(b"", data) for data in one + codebooks]
         + [convolution(data) for data in two if data[6] == 0]
         + [graph(first, second) for first, second in zip(two, one + codebooks, strict=False)],
-        "tf_op": [call(data, transpose=transpose) for data in one for transpose in (False, True)],
+        "tf_op": [call(data, transpose=transpose) for data in one + codebooks for transpose in (False, True)]
+        + [call(data, transpose=False, int8=True) for data in one + codebooks],
     }
 
 

@@ -57,15 +57,18 @@ Counts Now() {
 struct Expected {
   uint32_t rows = 5, cols = 9;
   int asked = 0;
-  static bool Accept(void* caller, uint32_t rows, uint32_t cols) {
+  bool coded = false;
+  static bool Accept(void* caller, uint32_t rows, uint32_t cols, bool is_coded) {
     auto* expected = static_cast<Expected*>(caller);
     ++expected->asked;
+    EXPECT(is_coded == expected->coded, "said of another version");
     return rows == expected->rows && cols == expected->cols;
   }
 };
 
-LayoutLookup Look(const Memory& memory, Expected* expected, size_t batch = 1) {
-  return AcquireLayout(new TF_Tensor{memory}, batch, {Expected::Accept, expected});
+LayoutLookup Look(const Memory& memory, Expected* expected, size_t batch = 1,
+                  Activations activations = Activations::kFloat32) {
+  return AcquireLayout(new TF_Tensor{memory}, {activations, batch}, {Expected::Accept, expected});
 }
 
 // The layout's address after the caller gave it back: what the cache keeps.
@@ -144,6 +147,32 @@ TEST(ALargeBatchGetsALayoutBesideTheFirst) {
     const LayoutLookup any = Look(memory, &expected, kAnyBatch);
     EXPECT(any.layout == one.layout, "another than the first");
     for (const LayoutLookup& found : {one, many, any}) ReleaseLayout(found.shared);
+  }
+  Clear();
+}
+
+TEST(Int8ActivationsGetALayoutBesideTheOthers) {
+  Clear();
+  {
+    const Memory memory = NewMemory(13);
+    const int64_t made = Now().made;
+    Expected expected;
+    const auto int8 = [&](size_t batch) { return Look(memory, &expected, batch, Activations::kInt8); };
+    const LayoutLookup found[] = {int8(kAnyBatch), Look(memory, &expected, kAnyBatch), Look(memory, &expected, 64)};
+    EXPECT(std::strncmp(FcKernelName(found[0].layout), "s8_", 3) == 0, "%s", FcKernelName(found[0].layout));
+    for (int i : {1, 2}) {
+      EXPECT(found[i].shared == found[0].shared && found[i].layout != found[0].layout, "not kept together");
+    }
+    for (size_t batch : {size_t{1}, size_t{64}, kAnyBatch}) {
+      const LayoutLookup again = int8(batch);
+      EXPECT(again.layout == found[0].layout, "made again");
+      ReleaseLayout(again.shared);
+    }
+    const LayoutLookup any = Look(memory, &expected, kAnyBatch);
+    EXPECT(any.layout == found[1].layout, "of other activations");
+    EXPECT(Now().made == made + 1 && Now().entries == 1 && expected.asked == 1, "asked %d", expected.asked);
+    for (const LayoutLookup& one : found) ReleaseLayout(one.shared);
+    ReleaseLayout(any.shared);
   }
   Clear();
 }

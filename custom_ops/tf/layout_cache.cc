@@ -5,6 +5,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "entries.h"
+
 namespace keras_prune {
 
 struct SharedLayout {
@@ -13,8 +15,8 @@ struct SharedLayout {
   int num_layouts;  // atomic; those that are there stay
   struct {
     FcLayout* layout;
-    size_t batch;  // that it was made for
-  } made[2];
+    LayoutUse use;  // that it was made for
+  } made[3];        // as many kernels as an instruction set has: for rows, for tiles and for int8
 };
 
 namespace {
@@ -168,35 +170,39 @@ void Insert(Entry* entry) {
   ++num_entries;
 }
 
-// The layout for a batch, or null.
-const FcLayout* Find(const SharedLayout& shared, size_t batch) {
+// The layout for a use, or null.
+const FcLayout* Find(const SharedLayout& shared, const LayoutUse& use) {
   const int num_layouts = __atomic_load_n(&shared.num_layouts, __ATOMIC_ACQUIRE);
   for (int i = 0; i < num_layouts; ++i) {
-    const FcOptions made = {shared.isa, Activations::kFloat32, shared.made[i].batch};
-    const FcOptions wanted = {shared.isa, Activations::kFloat32, batch};
-    if (batch == kAnyBatch || FcSameLayout(made, wanted)) return shared.made[i].layout;
+    const LayoutUse& made = shared.made[i].use;
+    const bool is_same = FcSameLayout({shared.isa, made.activations, made.batch},
+                                      {shared.isa, use.activations, use.batch});
+    if (is_same || (use.batch == kAnyBatch && made.activations == use.activations)) return shared.made[i].layout;
   }
-  return num_layouts == kMostLayouts ? shared.made[0].layout : nullptr;  // any layout computes any batch
+  return nullptr;
 }
 
 // Makes a layout and adds it. Needs build_mutex, and that Find found none.
-Status AddLayout(const PackedView& packed, size_t batch, SharedLayout* shared) {
+Status AddLayout(Entries* entries, const LayoutUse& use, SharedLayout* shared) {
   const int index = shared->num_layouts;
-  const Status made = MakeFcLayout(packed, {shared->isa, Activations::kFloat32, batch}, &shared->made[index].layout);
-  if (made != Status::kOk) return made;
-  shared->made[index].batch = batch;
+  if (index == kMostLayouts) return Status::kOutOfMemory;  // never: each kernel makes one
+  Status status = entries->Unpack();
+  if (status != Status::kOk) return status;
+  status = MakeFcLayout(entries->view(), {shared->isa, use.activations, use.batch}, &shared->made[index].layout);
+  if (status != Status::kOk) return status;
+  shared->made[index].use = use;
   __atomic_store_n(&shared->num_layouts, index + 1, __ATOMIC_RELEASE);
   return Status::kOk;
 }
 
 // One reference, the caller's; null: without memory, or `*status` is not kOk. Needs build_mutex.
-SharedLayout* MakeShared(const PackedView& packed, size_t batch, Isa isa, Status* status) {
+SharedLayout* MakeShared(Entries* entries, const LayoutUse& use, Isa isa, Status* status) {
   auto* shared = static_cast<SharedLayout*>(calloc(1, sizeof(SharedLayout)));
   *status = Status::kOutOfMemory;
   if (shared == nullptr) return nullptr;
   shared->isa = isa;
   shared->references = 1;
-  *status = AddLayout(packed, batch, shared);
+  *status = AddLayout(entries, use, shared);
   if (*status == Status::kOk) {
     ++num_layouts_made;
     return shared;
@@ -229,48 +235,50 @@ struct Packed {
   }
 };
 
+LayoutLookup Failure(const char* error) { return {nullptr, nullptr, error, false}; }
+
 LayoutLookup Failure(Status status) {
   return {nullptr, nullptr, StatusMessage(status), status == Status::kOutOfMemory};
 }
 
 // Another layout of a content that is known; the caller has a reference. Needs build_mutex.
-LayoutLookup AddAnother(const Packed& packed, size_t batch, SharedLayout* shared) {
-  PackedView view;
-  Status status = ParsePacked(packed.data, packed.num_bytes, &view);
-  if (status == Status::kOk) status = AddLayout(view, batch, shared);
-  if (status == Status::kOk) return {shared, Find(*shared, batch), nullptr, false};
+LayoutLookup AddAnother(const Packed& packed, const LayoutUse& use, SharedLayout* shared) {
+  Entries entries(packed.data, packed.num_bytes);
+  const char* error = entries.Parse();
+  const Status status = error == nullptr ? AddLayout(&entries, use, shared) : Status::kOk;
+  if (error == nullptr && status == Status::kOk) return {shared, Find(*shared, use), nullptr, false};
   ReleaseLayout(shared);
-  return Failure(status);
+  return error != nullptr ? Failure(error) : Failure(status);
 }
 
 // The first layout of a content. Needs build_mutex.
-LayoutLookup MakeFirst(const Packed& packed, size_t batch, const SizeCheck& check) {
+LayoutLookup MakeFirst(const Packed& packed, const LayoutUse& use, const SizeCheck& check) {
   bool isa_ok = false;
   const Isa isa = SelectIsa(&isa_ok);
   if (!isa_ok) {
-    return {nullptr, nullptr,
-            "KERAS_PRUNE_ISA names an instruction set that is unknown or that this CPU lacks; unset it", false};
+    return Failure("KERAS_PRUNE_ISA names an instruction set that is unknown or that this CPU lacks; unset it");
   }
-  PackedView view;
-  Status status = ParsePacked(packed.data, packed.num_bytes, &view);
-  if (status != Status::kOk) return Failure(status);
-  if (!check.accept(check.caller, view.rows, view.cols)) return {nullptr, nullptr, nullptr, false};
-  SharedLayout* shared = MakeShared(view, batch, isa, &status);
+  Entries entries(packed.data, packed.num_bytes);
+  const char* error = entries.Parse();
+  if (error != nullptr) return Failure(error);
+  if (!check.accept(check.caller, entries.rows(), entries.cols(), entries.is_coded())) return Failure(nullptr);
+  Status status;
+  SharedLayout* shared = MakeShared(&entries, use, isa, &status);
   return shared != nullptr ? LayoutLookup{shared, shared->made[0].layout, nullptr, false} : Failure(status);
 }
 
-// The slow path: a new address, or a batch of a kind that is new for it.
-LayoutLookup FindOrMake(Packed* packed, size_t batch, const SizeCheck& check) {
+// The slow path: a new address, or a use of a kind that is new for it.
+LayoutLookup FindOrMake(Packed* packed, const LayoutUse& use, const SizeCheck& check) {
   Lock lock(&build_mutex);
   bool ignored;
   SharedLayout* shared = FindByAddress(packed->data, packed->num_bytes, packed->checksum, &ignored);
   const bool is_new = shared == nullptr;  // else another thread may have been first
   if (is_new) shared = FindByContent(packed->data, packed->num_bytes, packed->checksum);
-  LayoutLookup found = {shared, shared != nullptr ? Find(*shared, batch) : nullptr, nullptr, false};
+  LayoutLookup found = {shared, shared != nullptr ? Find(*shared, use) : nullptr, nullptr, false};
   if (shared == nullptr) {
-    found = MakeFirst(*packed, batch, check);
+    found = MakeFirst(*packed, use, check);
   } else if (found.layout == nullptr) {
-    found = AddAnother(*packed, batch, shared);
+    found = AddAnother(*packed, use, shared);
   }
   if (found.shared == nullptr || !is_new) return found;
   auto* entry = static_cast<Entry*>(calloc(1, sizeof(Entry)));
@@ -285,14 +293,14 @@ LayoutLookup FindOrMake(Packed* packed, size_t batch, const SizeCheck& check) {
 
 }  // namespace
 
-LayoutLookup AcquireLayout(TF_Tensor* tensor, size_t batch, const SizeCheck& check) {
+LayoutLookup AcquireLayout(TF_Tensor* tensor, const LayoutUse& use, const SizeCheck& check) {
   Packed packed(tensor);
   bool release_is_due = false;
   SharedLayout* shared = FindByAddress(packed.data, packed.num_bytes, packed.checksum, &release_is_due);
-  const FcLayout* layout = shared != nullptr ? Find(*shared, batch) : nullptr;
+  const FcLayout* layout = shared != nullptr ? Find(*shared, use) : nullptr;
   if (layout == nullptr) {
     if (shared != nullptr) ReleaseLayout(shared);
-    return FindOrMake(&packed, batch, check);
+    return FindOrMake(&packed, use, check);
   }
   if (release_is_due) ReleaseUnused();
   return {shared, layout, nullptr, false};

@@ -1,7 +1,8 @@
 // Compute layouts of packed tensors: made once for each distinct content and shared by all kernels of the process.
 //
-// Batches of a few rows and large ones want different layouts. The second is made when a batch first wants it, and is
-// kept beside the first: a server sees both. Together they take up to 2 x 1.6 the bytes of the packed entries.
+// Batches of a few rows, large ones and int8 activations want different layouts. Each is made when a call first wants
+// it, and is kept beside the others: a server sees small batches and large ones. Each takes about 1.6 times the bytes of
+// the packed entries.
 //
 // An entry holds a reference on the packed tensor's buffer. While it does, TensorFlow can neither free that memory nor
 // write to it in place (in-place updates need the only reference), so for memory that only TensorFlow writes to an
@@ -26,22 +27,29 @@ struct SharedLayout;  // a packed tensor's layouts, with a count of their users;
 // What the cache found or made. `error` is null or says what is wrong and what to do.
 struct LayoutLookup {
   SharedLayout* shared;
-  const FcLayout* layout;  // one of its layouts: the one for the batch
+  const FcLayout* layout;  // one of its layouts: the one for the use
   const char* error;  // also null when `accept` refused
   bool out_of_memory;
 };
 
-// Says whether bytes of a matrix of this size are what the caller expects; asked before a layout is made of them.
+// Says whether bytes of a matrix of this size are what the caller expects; asked before a layout is made of them. Where
+// they are coded, few bytes may stand for many weights: the caller must know both sizes.
 struct SizeCheck {
-  bool (*accept)(void* caller, uint32_t rows, uint32_t cols);
+  bool (*accept)(void* caller, uint32_t rows, uint32_t cols, bool is_coded);
   void* caller;
 };
 
-constexpr size_t kAnyBatch = 0;  // whatever layout there is will do
+constexpr size_t kAnyBatch = 0;  // whatever layout there is for these activations will do
 
-// The layout of `packed` (uint8) for `batch` rows; give it back with ReleaseLayout. Takes the ownership of `packed`.
+// What a call wants a layout for.
+struct LayoutUse {
+  Activations activations;
+  size_t batch;
+};
+
+// The layout of `packed` (uint8) for `use`; give it back with ReleaseLayout. Takes the ownership of `packed`.
 // Thread-safe. A layout that is there already is found without asking `check`.
-LayoutLookup AcquireLayout(TF_Tensor* packed, size_t batch, const SizeCheck& check);
+LayoutLookup AcquireLayout(TF_Tensor* packed, const LayoutUse& use, const SizeCheck& check);
 void ReleaseLayout(SharedLayout* shared);
 
 // Drops what only the cache still holds.

@@ -2,6 +2,10 @@
 // W is the Keras kernel (inputs, outputs); `packed` holds its transpose, (rows, cols) = (outputs, inputs). All
 // dimensions of x but the last are batch.
 //
+// With activations = "int8" each row of x is quantized to int8, as the delegate's operator does it, and so is the
+// codebook; with transpose = true dy stays float32 and W is the one that was multiplied by: the gradient goes straight
+// through the rounding of x.
+//
 // To build: this folder's, custom_ops/kernels' and custom_ops/'s *.cc as position-independent C++17, linked with
 //   c++ -shared ... -nodefaultlibs -lc -ldl -lgcc -Wl,--no-undefined
 // Nothing of TensorFlow is needed, neither headers nor libraries: its functions are looked up in the process that loads
@@ -11,6 +15,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 
 #include "../kernels/fully_connected.h"
 #include "call.h"
@@ -26,6 +31,7 @@ constexpr int kMaxRank = 254;  // of TensorFlow's tensors
 
 struct Kernel {
   bool transpose;
+  Activations activations;
   int64_t rows;  // as the caller expects them in the packed bytes; -1: any
   int64_t cols;
 };
@@ -91,14 +97,24 @@ bool CheckSizes(const Kernel& kernel, int64_t rows, int64_t cols, const TF_Tenso
   return true;
 }
 
+// x tells one side of W; the other must be said where decoding spends memory on it.
+bool CheckBothKnown(const Kernel& kernel, TF_Status* status) {
+  if ((kernel.transpose ? kernel.cols : kernel.rows) >= 0) return true;
+  return KP_FAIL(status, kTfInvalidArgument,
+                 "expected the number of %s with packed weights of version 2, got -1 (any); pass %s (the attribute %s)",
+                 kernel.transpose ? "inputs" : "units", kernel.transpose ? "input_dim" : "units",
+                 kernel.transpose ? "cols" : "rows");
+}
+
 // One call's expectations, for AcquireLayout.
 struct Expected {
   const Kernel& kernel;
   const TF_Tensor* x;
   TF_Status* status;
-  static bool Accept(void* caller, uint32_t rows, uint32_t cols) {
+  static bool Accept(void* caller, uint32_t rows, uint32_t cols, bool is_coded) {
     const auto& expected = *static_cast<const Expected*>(caller);
-    return CheckSizes(expected.kernel, rows, cols, expected.x, expected.status);
+    return CheckSizes(expected.kernel, rows, cols, expected.x, expected.status) &&
+           (!is_coded || CheckBothKnown(expected.kernel, expected.status));
   }
 };
 
@@ -146,7 +162,7 @@ bool ComputeChecked(const Kernel& kernel, TF_OpKernelContext* context, TF_Status
   if (!CheckInputs(x.tensor, packed.tensor, status)) return false;
   Expected expected = {kernel, x.tensor, status};
   const size_t batch = kernel.transpose ? kAnyBatch : static_cast<size_t>(BatchOf(x.tensor));
-  const LayoutLookup found = AcquireLayout(packed.Take(), batch, {Expected::Accept, &expected});
+  const LayoutLookup found = AcquireLayout(packed.Take(), {kernel.activations, batch}, {Expected::Accept, &expected});
   if (found.shared == nullptr && found.error == nullptr) return false;
   if (found.shared == nullptr) {
     return KP_FAIL(status, found.out_of_memory ? kTfResourceExhausted : kTfInvalidArgument, "%s", found.error);
@@ -164,24 +180,39 @@ void Compute(void* kernel, TF_OpKernelContext* context) {
   }
 }
 
+bool ReadAttributes(TF_OpKernelConstruction* construction, Kernel* kernel, TF_Status* status) {
+  unsigned char transpose = 0;
+  char activations[16] = {};
+  tf.TF_OpKernelConstruction_GetAttrBool(construction, "transpose", &transpose, status);
+  const auto ok = [status] { return tf.TF_GetCode(status) == kTfOk; };
+  if (ok()) tf.TF_OpKernelConstruction_GetAttrInt64(construction, "rows", &kernel->rows, status);
+  if (ok()) tf.TF_OpKernelConstruction_GetAttrInt64(construction, "cols", &kernel->cols, status);
+  if (ok()) {
+    tf.TF_OpKernelConstruction_GetAttrString(construction, "activations", activations, sizeof activations - 1, status);
+  }
+  if (!ok()) return false;
+  if (kernel->rows < -1 || kernel->rows == 0 || kernel->cols < -1 || kernel->cols == 0) {
+    return KP_FAIL(status, kTfInvalidArgument, "expected rows and cols of at least 1, or -1 for any, got %" PRId64
+         " and %" PRId64 "; pass the layer's units and inputs", kernel->rows, kernel->cols);
+  }
+  kernel->transpose = transpose != 0;  // TensorFlow has compared the string with the two that the op allows
+  kernel->activations = strcmp(activations, "int8") == 0 ? Activations::kInt8 : Activations::kFloat32;
+  return true;
+}
+
 void* Create(TF_OpKernelConstruction* construction) {
   CallStatus call;
-  unsigned char transpose = 0;
-  int64_t rows = -1, cols = -1;
-  tf.TF_OpKernelConstruction_GetAttrBool(construction, "transpose", &transpose, call.status);
-  if (call.ok()) tf.TF_OpKernelConstruction_GetAttrInt64(construction, "rows", &rows, call.status);
-  if (call.ok()) tf.TF_OpKernelConstruction_GetAttrInt64(construction, "cols", &cols, call.status);
-  if (call.ok() && (rows < -1 || rows == 0 || cols < -1 || cols == 0)) {
-    KP_FAIL(call.status, kTfInvalidArgument, "expected rows and cols of at least 1, or -1 for any, got %" PRId64
-         " and %" PRId64 "; pass the layer's units and inputs", rows, cols);
+  Kernel attributes = {};
+  Kernel* kernel = nullptr;
+  if (ReadAttributes(construction, &attributes, call.status)) {
+    kernel = static_cast<Kernel*>(malloc(sizeof(Kernel)));
+    if (kernel == nullptr) KP_FAIL(call.status, kTfResourceExhausted, "out of memory");
   }
-  Kernel* kernel = call.ok() ? static_cast<Kernel*>(malloc(sizeof(Kernel))) : nullptr;
   if (kernel == nullptr) {
-    if (call.ok()) KP_FAIL(call.status, kTfResourceExhausted, "out of memory");
     tf.TF_OpKernelConstruction_Failure(construction, call.status);
     return nullptr;
   }
-  *kernel = {transpose != 0, rows, cols};
+  *kernel = attributes;
   return kernel;
 }
 
@@ -241,6 +272,7 @@ bool RegisterOp(TF_Status* status) {
   tf.TF_OpDefinitionBuilderAddAttr(op, "transpose: bool = false");
   tf.TF_OpDefinitionBuilderAddAttr(op, "rows: int = -1");
   tf.TF_OpDefinitionBuilderAddAttr(op, "cols: int = -1");
+  tf.TF_OpDefinitionBuilderAddAttr(op, "activations: {'float32', 'int8'} = 'float32'");
   tf.TF_OpDefinitionBuilderSetShapeInferenceFunction(op, InferShape);
   tf.TF_RegisterOpDefinition(op, status);
   return tf.TF_GetCode(status) == kTfOk;

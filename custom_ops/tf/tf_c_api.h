@@ -79,6 +79,8 @@ enum TfDataType : int { kTfFloat = 1, kTfUint8 = 4 };
     (TF_OpKernelConstruction*, const char* name, unsigned char* value, TF_Status*))                                    \
   F(TF_OpKernelConstruction_GetAttrInt64, void,                                                                        \
     (TF_OpKernelConstruction*, const char* name, int64_t* value, TF_Status*))                                          \
+  F(TF_OpKernelConstruction_GetAttrString, void,                                                                       \
+    (TF_OpKernelConstruction*, const char* name, char* value, size_t max_length, TF_Status*))                          \
   F(TF_OpKernelConstruction_Failure, void, (TF_OpKernelConstruction*, TF_Status*))                                     \
   F(TF_OpKernelContext_Failure, void, (TF_OpKernelContext*, TF_Status*))                                               \
   F(TF_GetInput, void, (TF_OpKernelContext*, int index, TF_Tensor** tensor, TF_Status*))                               \
