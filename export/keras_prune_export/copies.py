@@ -44,7 +44,7 @@ def copy(model: Any) -> Any:
     import keras  # noqa: PLC0415
 
     result = keras.models.clone_model(model)
-    _copy_weights(model, result)
+    copy_weights(model, result)
     return result
 
 
@@ -70,7 +70,7 @@ def as_float32(model: Any, name: str) -> Any:
         return model
     try:
         result = _rebuilt(model)
-        _copy_weights(model, result)
+        copy_weights(model, result)
     except Exception as error:
         raise ValueError(
             f"{name}: expected a float32 model, or one whose float32 copy can be made from its configuration; got "
@@ -129,7 +129,16 @@ def _is_other_dtype(key: str, value: Any) -> bool:
     return isinstance(value, str) and value.removeprefix("mixed_") in _OTHER_FLOATS
 
 
-def _copy_weights(model: Any, result: Any) -> None:
+def copy_weights(model: Any, result: Any) -> None:
+    """Gives a model or layer the values of another of the same kind.
+
+    Args:
+        model: whose values.
+        result: the one that gets them.
+
+    Raises:
+        ValueError: other variables, or a value does not fit in their type.
+    """
     for source, variable in zip(model.weights, result.weights, strict=True):
         values = source.numpy()
         if str(variable.dtype) != str(source.dtype):

@@ -14,6 +14,8 @@ from keras_prune_export.dense_saved_model import DenseSavedModel
 from keras_prune_export.graph_definition import ASSET, INITIALIZER, SIGNATURE
 from keras_prune_export.targets.saved_model import Stored
 
+PACKED_OP = "KerasPruneRelativeIndexMatmul"  # keras_prune.ops.OP_NAME, without an import of TensorFlow
+
 
 @dataclasses.dataclass(frozen=True)
 class Expanded:
@@ -30,22 +32,26 @@ class Expanded:
     shapes: tuple[tuple[int, ...], ...]
 
 
-def check_operators(graph: Any, name: str) -> None:
-    """Refuses a model with operators that a stock server does not have.
+def check_operators(graph: Any, name: str, *, target: str = "stock") -> None:
+    """Refuses a model with operators that the target does not have.
 
     Args:
         graph: ``GraphDef`` of the model.
         name: of the model.
+        target: "stock", or "packed" for servers with our op.
 
     Raises:
         ValueError: names them.
     """
     nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
-    found = sorted({node.op for node in nodes if node.op.startswith("KerasPrune") or node.op.endswith("PyFunc")})
+    known = {PACKED_OP} if target == "packed" else set()
+    ours = {node.op for node in nodes if node.op.startswith("KerasPrune")} - known
+    found = sorted(ours | {node.op for node in nodes if node.op.endswith("PyFunc")})
     if found:
         raise ValueError(
             f"export_saved_model: expected operators of stock TensorFlow, and {name!r} uses {', '.join(found)}; export "
-            "the model as it was before PackedDense.from_dense, and express py_function in TensorFlow"
+            "the model as it was before PackedDense.from_dense, or with target='packed' for servers that have our op, "
+            "and express py_function in TensorFlow"
         )
 
 
