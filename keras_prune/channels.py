@@ -9,6 +9,7 @@ import numpy as np
 from absl import logging
 
 from keras_prune.graph import Dependencies, Group, Part, dependencies
+from keras_prune.graph.shared import check_shared
 from keras_prune.masks import Layers, apply_masks, attach, named, prunable
 from keras_prune.patterns import Channel
 
@@ -34,10 +35,11 @@ class UnitMasks:
         num_units: of the groups.
 
     Raises:
-        ValueError: nothing is left to prune, with the reasons.
+        ValueError: nothing is left to prune, with the reasons; or a layer in two models, which `shrink` cannot build.
     """
 
     def __init__(self, model: Any, pattern: Channel, layers: Layers = None) -> None:
+        check_shared(model)  # before hours of training rather than by `shrink` behind them
         kernels = prunable(model, layers)
         self.deps: Dependencies = dependencies(
             model,

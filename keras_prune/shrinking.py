@@ -12,6 +12,7 @@ import numpy as np
 from keras_prune.gradients import optimizers_of, slots
 from keras_prune.graph import Dependencies, dependencies
 from keras_prune.graph.calls import as_functional, long_chains
+from keras_prune.graph.shared import check_shared, held
 from keras_prune.graph.trace import Fold
 from keras_prune.layer_axes import layers_within
 from keras_prune.masks import apply_masks, check_model, named
@@ -111,30 +112,17 @@ def _contribution(fold: Fold, found: Dependencies, kept: np.ndarray) -> np.ndarr
 def _rebuild(found: Dependencies, kept: np.ndarray) -> Any:
     """A model of the new sizes, with fresh weights."""
     model = found.model
-    _check_shared(model)
+    check_shared(model)
     source = model if _is_of_keras(model) else as_functional(model)
     config = _config(source, found, found.kept_ids(kept))
     config["name"] = model.name
     with keras.saving.custom_object_scope(_own_objects(model)), long_chains(model):
-        return type(source).from_config(config)
-
-
-def _check_shared(model: Any) -> None:
-    """Raises ValueError for a layer with weights that stands in two models or wrappers of the model."""
-    first: dict[int, Any] = {}  # id(layer) -> what it was found in first
-    holders = [model]
-    for holder in holders:  # grows while it is read
-        for layer in [*_held(holder).values(), *getattr(holder, "layers", ())]:
-            if id(layer) not in first:
-                first[id(layer)] = holder
-                holders.append(layer)
-            elif layer.variables:
-                raise ValueError(
-                    f"shrink: expected each layer with weights in one model alone, got {layer.name!r} in "
-                    f"{first[id(layer)].name!r} and in {holder.name!r}, of which Keras makes two layers when it builds "
-                    "a model anew, saves or clones it; call the layer in one functional model only, without the "
-                    "models or wrappers around it"
-                )
+        if not isinstance(source, keras.Sequential):
+            return type(source).from_config(config)
+        # Its from_config connects all layers anew with each that it adds: of 900 layers in a square of the time.
+        return keras.Sequential(
+            [keras.saving.deserialize_keras_object(one) for one in config["layers"]], name=model.name
+        )
 
 
 def _own_objects(model: Any) -> dict[str, Any]:
@@ -202,7 +190,7 @@ def _config(layer: Any, found: Dependencies, kept: Any) -> dict[str, Any]:
                 if edit is not None:
                     node["args"] = list(node["args"])
                     edit(node["args"], node["kwargs"], kept)
-    for key, one in _held(layer).items():
+    for key, one in held(layer).items():
         if isinstance(config.get(key), dict):
             config[key]["config"] = _config(one, found, kept)
             config[key].pop("build_config", None)
@@ -214,13 +202,6 @@ def _keep_single(config: dict[str, Any], model: Any) -> None:
     for key, name in (("input_layers", "input"), ("output_layers", "output")):
         if len(config.get(key, ())) == 1 and not isinstance(getattr(model, name), list | tuple | dict):
             (config[key],) = config[key]
-
-
-def _held(layer: Any) -> dict[str, Any]:
-    """Entries of a wrapper's configuration -> the layers in them."""
-    if isinstance(layer, keras.layers.Bidirectional):
-        return {"layer": layer.forward_layer, "backward_layer": layer.backward_layer}
-    return {"layer": layer.layer} if isinstance(layer, keras.layers.Wrapper) else {}
 
 
 def _carry_optimizers(old: Any, new: Any, indices: Mapping[int, Mapping[int, np.ndarray]]) -> None:

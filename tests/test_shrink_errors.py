@@ -40,6 +40,28 @@ def test_a_thousand_layers_in_a_row(recursion_limit):
     np.testing.assert_allclose(small(x), model(x), rtol=1e-6)
 
 
+class Counted(layers.ReLU):
+    """Counts how often it is connected."""
+
+    connected = 0
+
+    def __call__(self, *args, **kwargs):
+        Counted.connected += 1
+        return super().__call__(*args, **kwargs)
+
+
+def test_a_sequential_model_is_connected_once():
+    """Not anew with each further layer, as by `Sequential.from_config`."""
+    counts = []
+    for behind in (1, 9):
+        stack = [layers.Dense(6), Counted(), *[layers.ReLU() for _ in range(behind)], layers.Dense(2)]
+        model = keras.Sequential([keras.Input((4,)), *stack])
+        Counted.connected = 0
+        keras_prune.shrink(model)
+        counts.append(Counted.connected)
+    assert counts[0] == counts[1] > 0
+
+
 def test_more_layers_in_a_row_than_python_allows_calls(recursion_limit):
     model = chain(150)
     recursion_limit(len(inspect.stack()) + 120)
@@ -77,12 +99,26 @@ def model_in_two_models():
     return keras.Model(inputs, layers.Dense(2)(a(inputs) + b(inputs)))
 
 
-@pytest.mark.parametrize("build", [in_two_models, beside_its_model, beside_its_wrapper, model_in_two_models])
-def test_a_layer_in_two_models_is_refused(build):
+SHARED = pytest.mark.parametrize("build", [in_two_models, beside_its_model, beside_its_wrapper, model_in_two_models])
+IN_TWO = r"got 'shared' in '(a|b)' and in '(a|b)', of which Keras makes two layers"
+
+
+@SHARED
+def test_a_layer_in_two_models_is_refused_before_any_training(build):
+    model = build()
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=IN_TWO):
+        keras_prune.prune(model, 0.4, pattern=keras_prune.Channel())
+    for value, old in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(value, old)
+    assert all(variable.constraint is None for variable in model.trainable_variables)
+
+
+@SHARED
+def test_a_layer_in_two_models_is_not_shrunk(build):
     history = keras_prune.ShrinkHistory()
-    model = keras_prune.prune(build(), 0.4, pattern=keras_prune.Channel())
-    with pytest.raises(ValueError, match=r"got 'shared' in '(a|b)' and in '(a|b)', of which Keras makes two layers"):
-        keras_prune.shrink(model, history=history)
+    with pytest.raises(ValueError, match=IN_TWO):
+        keras_prune.shrink(build(), history=history)
     assert history.rounds == []
 
 
