@@ -1,0 +1,149 @@
+"""Runs the packed files in many versions of the runtimes, each in a clean environment of its own.
+
+    python tests/matrix.py                              # all; `make test-matrix`
+    python tests/matrix.py --runtimes tflite-runtime==2.14.0 ai-edge-litert==2.3.0
+    python tests/matrix.py --table docs/runtimes.md     # and puts the table into this page
+
+One delegate, one TensorFlow op: the ones that are built. The files are those of the first release, or others that
+`make_release.py` writes, and those that must be refused (`matrix_cases.py`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+BUILD = ROOT / "build" / "matrix"
+RUN = ROOT / "tests" / "matrix_run.py"
+NATIVE = ROOT / "keras_prune" / "_native"
+# TensorFlow without CUDA's parts: the same runtime, the same operators.
+LITERT = "1.0.1 1.1.2 1.2.0 1.3.0 1.4.0 2.0.3 2.1.6 2.2.0 2.3.0".split()
+TENSORFLOW = "2.16.2 2.17.1 2.18.1 2.19.1 2.20.0 2.21.0".split()
+RUNTIMES = {
+    "tflite-runtime==2.14.0": ["numpy<2"],  # compiled for NumPy 1
+    **{f"ai-edge-litert=={version}": [] for version in LITERT},
+    **{f"tensorflow-cpu=={version}": [] for version in TENSORFLOW},
+}
+# The columns of the table: what the names of cases begin with.
+COLUMNS = {
+    "dense": r"dense_codebook|pattern_",
+    "convolutions": r"convolutions$",
+    "tokens": r"tokens",
+    "expanded": r"expanded_|repacked_",
+    "int8": r".*_int8(_rows)?$|integer$",
+    "formats 1, 2": r"storage_version_",
+    "stock": r"stock_",
+    "TF op, SavedModel": r"op_|saved_model_",
+    "refused": r"refused_",
+}
+
+
+def pip(python, *arguments):
+    """Installs into another environment, which has no pip of its own."""
+    command = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def install(requirements, environment, wheels):
+    """A clean environment with these packages, from the kept wheels where they are all there."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", "--clear", str(environment)], check=True)
+    python = environment / "bin" / "python"
+    kept = ["install", "--quiet", "--no-compile", "--no-index", "--find-links", str(wheels), *requirements]
+    if wheels.is_dir() and pip(python, *kept).returncode == 0:
+        return python
+    wheels.mkdir(parents=True, exist_ok=True)
+    for step in (["download", "--quiet", "--only-binary", ":all:", "--dest", str(wheels), *requirements], kept):
+        done = pip(python, *step)
+        if done.returncode:
+            raise SystemExit(f"matrix: pip {step[0]} of {requirements} failed:\n{done.stderr[-2000:]}")
+    return python
+
+
+def run(name, python, files):
+    """What came of all cases in one runtime."""
+    quiet = {"TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "-1", "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")} | quiet
+    command = [python, "-I", "-B", RUN, name.partition("==")[0], files, NATIVE]
+    done = subprocess.run([str(part) for part in command], env=environment, capture_output=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"matrix: {name} failed:\n{done.stderr.decode(errors='replace')[-4000:]}")
+    return json.loads(done.stdout)
+
+
+def cell(results, column):
+    """``files, largest difference`` of those in a column; what is not ok."""
+    chosen = {name: result for name, result in results.items() if re.match(COLUMNS[column], name)}
+    if not chosen:
+        return "–"
+    wrong = sorted(name for name, result in chosen.items() if not result["ok"])
+    if wrong:
+        return f"**{len(wrong)} of {len(chosen)} wrong**"
+    if column == "refused":
+        return f"{len(chosen)} ok"
+    return f"{len(chosen)} ok, {max(result['max_error'] for result in chosen.values()):.0e}"
+
+
+def table(reports):
+    """Markdown."""
+    lines = ["| runtime | Python, NumPy | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
+    for name, report in reports.items():
+        cells = [cell(report["results"], column) for column in COLUMNS]
+        versions = f"{report['python']}, {report['numpy']}"
+        lines.append(f"| {name.replace('==', ' ')} | {versions} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def put(page, text):
+    """Replaces what stands between the page's marks."""
+    begin, end = "<!-- matrix -->\n", "<!-- /matrix -->"
+    old = page.read_text()
+    if begin not in old or end not in old:
+        raise SystemExit(f"matrix: expected the marks {begin.strip()} and {end} in {page}")
+    page.write_text(old[: old.index(begin) + len(begin)] + text + old[old.index(end) :])
+
+
+def complain(reports):
+    """Lists what is wrong; returns how much that is."""
+    count = 0
+    for name, report in reports.items():
+        for case, result in report["results"].items():
+            if not result["ok"]:
+                count += 1
+                sys.stdout.write(f"{name}: {case}: {json.dumps(result)[:1500]}\n")
+    return count
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runtimes", nargs="*", default=list(RUNTIMES), help="as pip names them")
+    parser.add_argument("--build", type=pathlib.Path, default=BUILD, help="environments, files, kept wheels")
+    parser.add_argument("--table", type=pathlib.Path, help="a page with marks for the table")
+    parser.add_argument("--keep", action="store_true", help="keep the environments (up to 2 GB each)")
+    arguments = parser.parse_args()
+    reports, results = {}, arguments.build / "results.json"
+    for name in arguments.runtimes:
+        environment = arguments.build / "environments" / name
+        python = install([name, *RUNTIMES.get(name, [])], environment, arguments.build / "wheels")
+        reports[name] = run(name, python, arguments.build / "files")
+        if not arguments.keep:
+            shutil.rmtree(environment)
+        results.write_text(json.dumps(reports, indent=1) + "\n")
+        sys.stdout.write(table({name: reports[name]}).splitlines()[-1] + "\n")
+        sys.stdout.flush()
+    wrong = complain(reports)
+    if arguments.table:
+        put(arguments.table, table(reports))
+    passed = sum(len(report["results"]) for report in reports.values()) - wrong
+    sys.stdout.write(f"{passed} passed, {wrong} failed\n")
+    return bool(wrong)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,208 @@
+"""Writes the files of the runtime matrix: those that must run, and those that must be refused with a clear message.
+
+python tests/matrix_cases.py build/matrix/files                     # the golden files of all releases, and others
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import shutil
+import sys
+import zlib
+
+import numpy as np
+import tensorflow as tf
+from ai_edge_litert import interpreter as litert
+from make_release import inputs_of, outputs_of  # type: ignore[import-not-found]
+from release_models import FLOAT, GOLDEN, STEP, convolutional, dense, pruned  # type: ignore[import-not-found]
+from stock_files import as_stock  # type: ignore[import-not-found]
+
+import keras_prune
+from keras_prune import native, ops, sparse_format
+from keras_prune_export import flatbuffer
+
+ELF_MACHINE, AARCH64 = 18, 183  # where the header says it, and what
+
+
+def edited(data, change):
+    """The file after a change of its tables."""
+    model = flatbuffer.read(data)
+    change(model)
+    return flatbuffer.write(model)
+
+
+def operator(model):
+    """The first packed one."""
+    names = [flatbuffer.text(code.customCode) or "" for code in model.operatorCodes]
+    return next(op for op in model.subgraphs[0].operators if names[op.opcodeIndex].startswith("KerasPrune"))
+
+
+def buffer(model):
+    """The first packed weights."""
+    return next(b for b in model.buffers if b.data is not None and bytes(b.data[:4]) == b"KPRI")
+
+
+def with_options(op, version=None, flip=0):
+    """Options of a version to come, with a right checksum; or damaged ones."""
+    options = bytearray(bytes(op.customOptions))
+    at = 12 if len(options) == 16 else 4
+    if version is not None:
+        options[0] = version
+        options[at : at + 4] = zlib.crc32(bytes(options[:at]) + bytes(options[at + 4 :])).to_bytes(4, "little")
+    options[1] ^= flip
+    op.customOptions = np.frombuffer(bytes(options), np.uint8)
+
+
+def with_format(packed, version):
+    """Packed weights of a format to come, with a right checksum."""
+    data = bytearray(bytes(packed.data))
+    data[4] = version
+    data[32:36] = bytes(4)
+    data[32:36] = zlib.crc32(bytes(data)).to_bytes(4, "little")
+    packed.data = np.frombuffer(bytes(data), np.uint8)
+
+
+def flipped(packed):
+    data = bytearray(bytes(packed.data))
+    data[len(data) // 2] ^= 4
+    packed.data = np.frombuffer(bytes(data), np.uint8)
+
+
+def renamed(model, name):
+    for code in model.operatorCodes:
+        if (flatbuffer.text(code.customCode) or "").startswith("KerasPrune"):
+            code.customCode = name
+
+
+def damaged(data):
+    """Name -> file, and what its message must say."""
+    return {
+        "newer_operator": (edited(data, lambda m: renamed(m, "KerasPruneToCome")), "KerasPruneToCome"),
+        "newer_options": (
+            edited(data, lambda m: with_options(operator(m), 2)),
+            "expected options version 1, got 2; install a keras_prune that reads it",
+        ),
+        "newer_format": (
+            edited(data, lambda m: with_format(buffer(m), 3)),
+            "a format version that is not read here; install a keras_prune",
+        ),
+        "damaged_weights": (
+            edited(data, lambda m: flipped(buffer(m))),
+            r"packed weights .*checksum does not match \(corrupt\); export the model again",
+        ),
+        "damaged_options": (
+            edited(data, lambda m: with_options(operator(m), flip=64)),
+            r"options' checksum does not match \(corrupt\); export the model again",
+        ),
+        "half_a_file": (data[: len(data) // 2], "."),
+        "no_file": (None, "."),
+        "another_file": (b"PK\x03\x04" + bytes(400), "."),
+        "empty": (b"", "."),
+    }
+
+
+def libraries(folder):
+    """Delegates that this machine or the runtime refuses."""
+    library = bytearray(native.delegate_path().read_bytes())
+    library[ELF_MACHINE] = AARCH64 if library[ELF_MACHINE] != AARCH64 else 62
+    (folder / "another_cpu.so").write_bytes(bytes(library))
+    (folder / "no_library.so").write_text("not a library\n")
+    (folder / "half_a_library.so").write_bytes(bytes(library[: len(library) // 2]))
+    isas = "isa .*: expected reference, scalar, .* supported by this CPU, got '{}'; leave it out"
+    file = {"file": "dense_codebook_4.tflite"}
+    return [
+        {"name": "refused_delegate_of_another_cpu", "library": "another_cpu.so", "error": "another_cpu.so", **file},
+        {"name": "refused_no_library", "library": "no_library.so", "error": "no_library.so", **file},
+        {"name": "refused_half_a_library", "library": "half_a_library.so", "error": "half_a_library.so", **file},
+        {"name": "refused_unknown_isa", "options": {"isa": "mmx"}, "error": isas.format("mmx"), **file},
+        {"name": "refused_isa_of_another_cpu", "options": {"isa": "neon"}, "error": isas.format("neon"), **file},
+        {"name": "refused_unknown_option", "options": {"threads": 4}, "error": "unknown option 'threads'", **file},
+    ]
+
+
+def refused(folder):
+    """Writes what must be refused; returns the cases."""
+    cases = libraries(folder)
+    for operator_name, source in (
+        ("KerasPruneFullyConnected", "dense_codebook_4"),
+        ("KerasPruneConv2D", "convolutions"),
+        ("KerasPruneUnpack", "expanded_lossless"),
+    ):
+        short = operator_name.removeprefix("KerasPrune").lower()
+        message = rf"Encountered unresolved custom op: KerasPrune|{operator_name}"
+        case = {"name": f"refused_{short}_without_delegate", "file": f"{source}.tflite", "delegate": False}
+        cases.append(case | {"error": message})
+        for what, (data, error) in damaged((folder / f"{source}.tflite").read_bytes()).items():
+            name = f"refused_{short}_{what}"
+            if data is not None:
+                (folder / f"{name}.tflite").write_bytes(data)
+            cases.append({"name": name, "file": f"{name}.tflite", "error": error})
+    return cases
+
+
+def golden(folder, sources):
+    """Copies the golden files of the releases; returns the cases."""
+    cases = []
+    for source in sources:
+        for case in json.loads((source / "cases.json").read_text()):
+            for key in ("file", "expect"):
+                shutil.copy(source / case[key], folder)
+            cases.append(case)
+    return cases
+
+
+def stock(folder):
+    """Files without our operators, which run everywhere, without the delegate."""
+    sparse = keras_prune.export_tflite(pruned(convolutional()), target="stock", weights="sparse")
+    interpreter = litert.Interpreter(model_content=sparse)
+    x = inputs_of(interpreter, 5)
+    np.savez_compressed(folder / "stock_sparse.npz", x0=x[0], y0=outputs_of(interpreter, x)[0])
+    files = {"sparse": (sparse, "stock_sparse", FLOAT)}
+    for name, tolerance in (("convolutions", FLOAT), ("integer", STEP)):
+        files[name] = (as_stock((folder / f"{name}.tflite").read_bytes()), name, tolerance)
+    for name, (data, _, _) in files.items():
+        (folder / f"stock_{name}.tflite").write_bytes(data)
+    return [
+        {"name": f"stock_{name}", "file": f"stock_{name}.tflite", "delegate": False, "expect": f"{values}.npz"}
+        | {"tolerance": tolerance}
+        for name, (_, values, tolerance) in files.items()
+    ]
+
+
+def of_tensorflow(folder):
+    """The op on golden bytes, a SavedModel with it, and a packed one of TensorFlow's own operators."""
+    cases = []
+    for name in ("nothing_pruned", "codebook_256", "eight_bit_gaps", "all_pruned"):
+        packed = np.fromfile(GOLDEN / f"{name}.packed", np.uint8)
+        weights = sparse_format.to_dense(packed)
+        x = np.random.default_rng(3).uniform(-1, 1, (7, weights.shape[1])).astype(np.float32)
+        np.savez_compressed(folder / f"op_{name}.npz", x0=x, x1=packed, y0=x @ weights.T)
+        cases.append({"name": f"op_{name}", "kind": "op", "expect": f"op_{name}.npz", "tolerance": FLOAT})
+    module = tf.Module()
+    module.packed = tf.Variable(packed := np.fromfile(GOLDEN / "codebook_256.packed", np.uint8))
+    shape = tf.TensorSpec([None, int(sparse_format.to_dense(packed).shape[1])], tf.float32, "x")
+    call = tf.function(lambda x: ops.relative_index_matmul(x, module.packed), [shape])
+    tf.saved_model.save(module, str(folder / "with_op"), {"serving_default": call})
+    model = pruned(dense())
+    x = np.random.default_rng(4).uniform(-1, 1, (7, 80)).astype(np.float32)
+    keras_prune.export_saved_model(model, folder / "packed_model", weights="lossless")
+    np.savez_compressed(folder / "packed_model.npz", x0=x, y0=model.predict(x, verbose=0))
+    kept = {"kind": "saved_model", "tolerance": FLOAT}
+    return [
+        *cases,
+        {"name": "saved_model_with_op", "file": "with_op", "op": True, "expect": "op_codebook_256.npz", **kept},
+        {"name": "saved_model_packed", "file": "packed_model", "expect": "packed_model.npz", **kept},
+    ]
+
+
+def write(folder, sources):
+    """All files of the matrix."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    cases = golden(folder, sources) + stock(folder) + of_tensorflow(folder) + refused(folder)
+    (folder / "cases.json").write_text(json.dumps(cases, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    write(pathlib.Path(sys.argv[1]), [pathlib.Path(a) for a in sys.argv[2:]] or sorted(GOLDEN.glob("release_*")))
