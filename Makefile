@@ -29,7 +29,7 @@ FUZZ_BUILD := build/fuzz
 FUZZ_TARGETS := sparse_format tensor_format delegate tf_op
 SECONDS ?= 60
 
-.PHONY: help setup demo test test-python test-cpp test-isas test-slow fuzz lint format bench performance performance-page results clean
+.PHONY: help setup demo test test-python test-cpp test-isas test-aarch64 test-slow fuzz lint format bench performance performance-page results clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -65,6 +65,9 @@ test-isas: setup  ## C++ tests for other CPUs: AVX-512 and ARM's NEON emulated; 
 	@$(call CPP_TEST,avx512,isa_tests,--label-exclude portable,-DKERAS_PRUNE_SIMDE=ON $(SANITIZE)=address$(COMMA)undefined)
 	@$(call CPP_TEST,aarch64,all,,$(SANITIZE)=undefined $(AARCH64))
 	@$(call CPP_TEST,threads,threads_tests,--label-regex threads,$(SANITIZE)=thread)
+
+test-aarch64: setup  ## Packed files in the runtimes' wheels for 64-bit ARM Linux, emulated (downloads 60 MB once, into build/).
+	$(QUIET_TF) $(BIN)/python -m pytest -m slow tests/test_aarch64.py
 
 fuzz: setup  ## libFuzzer on the decoders, the delegate and the TensorFlow op; then the Python readers; SECONDS=60 is the time of the C++ ones.
 	@command -v clang++ >/dev/null || { echo "make fuzz needs clang with libFuzzer: apt-get install clang libclang-rt-dev"; exit 1; }
