@@ -170,6 +170,7 @@ def _config(layer: Any, found: Dependencies, kept: Any) -> dict[str, Any]:
     if isinstance(layer, keras.layers.Lambda):
         name = _function_name(layer)
         config["function"] = {"class_name": "function", "config": name, "registered_name": name}
+    _forget_arrays(config)
     for (owner, _), change in found.trace.config_edits.items():
         if owner == id(layer):
             change(config, kept)
@@ -195,6 +196,18 @@ def _config(layer: Any, found: Dependencies, kept: Any) -> dict[str, Any]:
             config[key]["config"] = _config(one, found, kept)
             config[key].pop("build_config", None)
     return config
+
+
+def _forget_arrays(config: dict[str, Any]) -> None:
+    """Weights that begin as a given array (word vectors) begin as zeros: the array has the sizes of before."""
+    for key, value in config.items():
+        held_value = value["config"].get("value") if _is_initializer(key, value) else None
+        if isinstance(held_value, dict | list | tuple):
+            config[key] = keras.saving.serialize_keras_object(keras.initializers.Zeros())
+
+
+def _is_initializer(key: str, value: Any) -> bool:
+    return key.endswith("_initializer") and isinstance(value, dict) and isinstance(value.get("config"), dict)
 
 
 def _keep_single(config: dict[str, Any], model: Any) -> None:

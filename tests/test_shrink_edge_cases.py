@@ -191,6 +191,24 @@ def test_shrunk_models_compute_the_same(name):
         check_same(model, shrunk(model, seed))
 
 
+def test_weights_that_began_as_arrays():
+    """Word vectors, for example: their array has the sizes of before."""
+
+    def given(*shape):
+        return keras.initializers.Constant(np.ones(shape, "float32"))
+
+    inputs = keras.Input((6,), dtype="int32")
+    x = layers.Embedding(20, 8, embeddings_initializer=given(20, 8))(inputs)
+    x = layers.GRU(6, bias_initializer=keras.initializers.Constant(0.5))(x)
+    x = layers.BatchNormalization(gamma_initializer=given(6))(layers.Dense(6, bias_initializer=given(6))(x))
+    model = keras.Model(inputs, layers.Dense(3)(x))
+    small = shrunk(model, 0)
+    assert small.layers[1].output_dim < 8
+    check_same(model, small)
+    assert small.layers[2].get_config()["bias_initializer"] == model.layers[2].get_config()["bias_initializer"]
+    keras.models.clone_model(small)
+
+
 def doubled(x):
     return 2 * ops.relu(x)
 
