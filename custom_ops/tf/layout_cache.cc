@@ -6,6 +6,9 @@
 #include <cstring>
 
 #include "entries.h"
+#include "old_glibc.h"
+
+KP_OLD_GLIBC(pthread_mutex_trylock);
 
 namespace keras_prune {
 
