@@ -39,7 +39,7 @@ POINTWISE = {
 
 def bench(layer: Layer) -> dict[str, float]:
     """Microseconds of both forms, and the median of each round's ratio."""
-    samples = single_layer.best_in_turn(single_layer.calls(single_layer.files(layer)), rounds=_ROUNDS.value)
+    samples = single_layer.times(layer, rounds=_ROUNDS.value)
     return {
         "packed_us": float(samples["packed"].min() / 1e3),
         "dense_us": float(samples["dense"].min() / 1e3),

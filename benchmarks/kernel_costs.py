@@ -1,34 +1,36 @@
 r"""Measures what a layer costs on packed weights and dense, and fits the exporter's model to it.
 
-    python benchmarks/kernel_costs.py --isa avx2 --write
+    python benchmarks/kernel_costs.py --json costs.json     # for keras_prune.device_costs("costs.json")
+    python benchmarks/kernel_costs.py --isa avx2 --write    # for the package
 
-One thread; the two forms of a layer take turns; the smallest of their times counts. The model is
-``keras_prune_export.kernel_costs``; ``--write`` puts the coefficients of this instruction set into its table, and
-``python benchmarks/kernel_choices.py`` says how well it then chooses, on other layers.
+One thread, on one core; the forms of a layer take turns; the smallest of the times that the thread itself used counts.
+The model is ``keras_prune_export.kernel_costs``; ``--write`` puts the coefficients of one instruction set into its
+table. ``python benchmarks/kernel_choices.py`` says how well it then chooses, on other layers.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import pathlib
-import platform
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import scipy.optimize
 import single_layer
+import timing
 from absl import app, flags
 from single_layer import Layer
 
 from keras_prune_export import kernel_costs
 from keras_prune_export.files import write_atomic
 
-_ISA = flags.DEFINE_string("isa", "avx2", "Instruction set of the packed kernels; dense ones take the CPU's best.")
-_ROUNDS = flags.DEFINE_integer("rounds", 15, "Rounds in which the two forms take turns.", lower_bound=3)
+_ISA = flags.DEFINE_string("isa", None, "Of the packed kernels; by default this CPU's best, which dense ones take.")
+_ROUNDS = flags.DEFINE_integer("rounds", 15, "Rounds in which the forms take turns.", lower_bound=3)
 _WRITE = flags.DEFINE_bool("write", False, "Write the package's table.")
-_JSON = flags.DEFINE_string("json", None, "Also write all times to this file.")
+_JSON = flags.DEFINE_string("json", None, "Write a file of costs, which also has all times.")
+# The delegate's names, best last, and what of the system's names for a CPU's extensions each needs.
+_ISAS = {"avx2": "avx2", "avx512": "avx512f", "avx512vbmi": "avx512_vbmi", "neon": "asimd", "neondot": "asimddp"}
 
 # Of the packed kernels: pixels from which on they compute tiles, and the step in which a tile's end is cut.
 _TILE_FROM, _TILE = 4, 16
@@ -51,20 +53,20 @@ def layers() -> Iterator[Layer]:
 
 
 def measure(layer: Layer) -> dict[str, float]:
-    """Nanoseconds of both forms."""
-    samples = single_layer.best_in_turn(single_layer.calls(single_layer.files(layer)), rounds=_ROUNDS.value)
+    """Nanoseconds of each form."""
+    samples = single_layer.times(layer, rounds=_ROUNDS.value)
     return {form: float(values.min()) for form, values in samples.items()}
 
 
 def fit(times: list[tuple[Layer, dict[str, float]]]) -> dict[str, float]:
     """Coefficients, none below 0, with the smallest relative errors of all times.
 
-    A constant for what a call costs is fitted, too, and not kept: it is the interpreter's, and as large for both forms.
+    A constant for what a call costs is fitted, too, and not kept: it is the interpreter's, and as large for all forms.
     """
     found: dict[str, float] = {}
     regimes: dict[tuple[str, ...], list[tuple[dict[str, float], float]]] = {}
-    for layer, both in times:
-        for form, ns in both.items():
+    for layer, of_forms in times:
+        for form, ns in of_forms.items():
             counts = kernel_costs.terms(layer.work, form, {"tile": _TILE, "tile_from": _TILE_FROM})
             regimes.setdefault(tuple(counts), []).append((counts, ns))
     for names, cases in regimes.items():
@@ -73,38 +75,48 @@ def fit(times: list[tuple[Layer, dict[str, float]]]) -> dict[str, float]:
         values, _ = scipy.optimize.nnls(matrix, np.ones(len(target)))
         errors = matrix @ values - 1
         print(f"{', '.join(names)}: constant {values[0]:.2f} us, errors {np.abs(errors).mean():.1%} on average")
-        found |= dict(zip(names, map(float, values[1:]), strict=True))
+        found |= {name: float(f"{value:.4g}") for name, value in zip(names, values[1:], strict=True)}
     return found
+
+
+def best_isa() -> str:
+    """The instruction set that the delegate takes on this CPU."""
+    found = [isa for isa, needed in _ISAS.items() if needed in timing.machine()["extensions"]]
+    return found[-1] if found else "scalar"
 
 
 def main(argv: list[str]) -> None:
     """Measures, fits and writes."""
     del argv
-    os.environ["KERAS_PRUNE_ISA"] = _ISA.value
+    isa = _ISA.value or best_isa()
+    os.environ["KERAS_PRUNE_ISA"] = isa
+    timing.pin()
     times = []
     for layer in layers():
-        both = measure(layer)
-        times.append((layer, both))
-        packed, dense = both["packed"], both["dense"]
-        print(f"{layer.name:40} packed {packed:12.0f} ns, dense {dense:12.0f} ns: {dense / packed:.2f}x", flush=True)
-    coefficients = {name: float(f"{value:.4g}") for name, value in fit(times).items()}
-    entry: dict[str, Any] = {"machine": _machine(), "tile": _TILE, "tile_from": _TILE_FROM, **coefficients}
+        times.append((layer, measure(layer)))
+        print(f"{layer.name:40} {text(times[-1][1])}", flush=True)
+    entry = {"machine": timing.machine()["cpu"], "tile": _TILE, "tile_from": _TILE_FROM, **fit(times)}
     print(json.dumps(entry, indent=2))
     if _JSON.value:
-        write_atomic(_JSON.value, json.dumps([[layer.name, both] for layer, both in times], indent=2).encode())
+        measured = [[layer.name, of_forms] for layer, of_forms in times]
+        _write(_JSON.value, {"isas": {isa: entry}, "nanoseconds": measured})
     if _WRITE.value:
-        table = {"isas": {**kernel_costs.table(), _ISA.value: entry}}
-        write_atomic(kernel_costs.PATH, (json.dumps(table, indent=2) + "\n").encode())
-        print(f"written to {kernel_costs.PATH}")
+        _write(kernel_costs.PATH, {"isas": {**json.loads(kernel_costs.PATH.read_text())["isas"], isa: entry}})
 
 
-def _machine() -> str:
-    """The CPU's name."""
-    try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.machine()
+def text(of_forms: dict[str, float]) -> str:
+    """The times of one layer, and of dense kernels in those on packed weights."""
+    parts = []
+    for packed, dense in kernel_costs.FORMS.values():
+        if packed in of_forms:
+            ratio = of_forms[dense] / of_forms[packed]
+            parts.append(f"{packed} {of_forms[packed]:11.0f} ns, {dense} {of_forms[dense]:11.0f} ns: {ratio:5.2f}x")
+    return "   ".join(parts)
+
+
+def _write(path: str | os.PathLike[str], table: dict[str, Any]) -> None:
+    write_atomic(path, (json.dumps(table, indent=2) + "\n").encode())
+    print(f"written to {path}")
 
 
 if __name__ == "__main__":

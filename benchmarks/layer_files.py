@@ -121,16 +121,16 @@ def interpreter_call(data: bytes, batch: int, *, num_threads: int = 1) -> Callab
     """
     interpreter = keras_prune.load_interpreter(data, num_threads=num_threads)
     detail = interpreter.get_input_details()[0]
-    x = random_input(batch, int(detail["shape"][1]))
+    x = random_input(batch, *detail["shape"][1:])
     interpreter.resize_tensor_input(detail["index"], x.shape)
     interpreter.allocate_tensors()
     interpreter.set_tensor(detail["index"], x)
     return interpreter.invoke
 
 
-def random_input(batch: int, cols: int) -> np.ndarray:
-    """(batch, cols) float32."""
-    return np.random.default_rng(1).normal(size=(batch, cols)).astype(np.float32)
+def random_input(*shape: int) -> np.ndarray:
+    """Of this shape, float32."""
+    return np.random.default_rng(1).normal(size=shape).astype(np.float32)
 
 
 class _File:

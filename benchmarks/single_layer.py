@@ -1,4 +1,4 @@
-"""Files of one layer, dense and computing on packed weights, and their times through the real interpreter."""
+"""One layer, dense and on packed weights, and the times of both through the real interpreter."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import layer_files
 import numpy as np
 
-import keras_prune
 from keras_prune import tensor_format
-from keras_prune_export import flatbuffer
+from keras_prune_export import edits, flatbuffer
 from keras_prune_export.flatbuffer import schema
 from keras_prune_export.kernel_costs import Work
 from keras_prune_export.transformations import constants
@@ -19,7 +19,6 @@ from keras_prune_export.transformations.computing import pack_computing
 from keras_prune_export.transformations.tidy import tidy
 
 _BLOCK_NS = 2e6  # of calls between two looks at the clock
-_CODES = 16  # of a codebook, the zero included
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,69 +65,59 @@ class Layer:
         return f"{image}{self.rows}x{self.channels} {100 * self.density:g} % batch {self.batch}"
 
 
-def files(layer: Layer, seed: int = 0) -> dict[str, bytes]:
-    """The layer as two files: "dense", float32, and "packed", which computes the same on packed weights."""
-    rng = np.random.default_rng(seed)
-    codes = rng.integers(1, _CODES, (layer.rows, layer.cols), dtype=np.uint8)
-    codes *= rng.random(codes.shape, dtype=np.float32) < layer.density
-    codebook = np.linspace(-0.1, 0.1, _CODES, dtype=np.float32)
-    codebook[0] = 0
-    dense = flatbuffer.write(_model(layer, codebook[codes]))
+def files(layer: Layer) -> dict[str, bytes]:
+    """The layer in each form that `kernel_costs.FORMS` names; convolutions have those of float32 activations."""
+    made = layer_files.random_layer((layer.rows, layer.cols), layer.density)
+    if layer.size:
+        return _convolutions(layer, made)
+    packed = [layer_files.packed_bytes(made)]
+    return {
+        "packed": layer_files.packed_file([made], packed),
+        "dense": layer_files.float32_file([made]),
+        "packed_int8": layer_files.packed_file([made], packed, activations="int8"),
+        "dense_int8": layer_files.int8_file([made]),
+    }
+
+
+def _convolutions(layer: Layer, made: layer_files.Layer) -> dict[str, bytes]:
+    dense = flatbuffer.write(_convolution(layer, made))
     model = flatbuffer.read(dense)
     constant = next(c for c in constants.find(model) if constants.computes(model, c.views[-1]))
-    pack_computing(model, constant.views[-1], tensor_format.encode_codes(codes, codebook))
+    pack_computing(model, constant.views[-1], tensor_format.encode_codes(made.codes, made.codebook))
     tidy(model)
-    return {"dense": dense, "packed": flatbuffer.write(model)}
+    return {"packed": flatbuffer.write(model), "dense": dense}
 
 
-def _model(layer: Layer, weights: np.ndarray) -> Any:
-    """A model of one operator."""
+def _convolution(layer: Layer, made: layer_files.Layer) -> Any:
+    """A model of one CONV_2D."""
     model, graph, op, code = schema.ModelT(), schema.SubGraphT(), schema.OperatorT(), schema.OperatorCodeT()
     model.version, model.subgraphs, model.operatorCodes = 3, [graph], [code]
     side = -(-layer.size // layer.stride)
-    if layer.size:
-        number = schema.BuiltinOperator.CONV_2D
-        op.builtinOptionsType, op.builtinOptions = schema.BuiltinOptions.Conv2DOptions, schema.Conv2DOptionsT()
-        op.builtinOptions.strideH = op.builtinOptions.strideW = layer.stride
-        shapes = [
-            (layer.batch, layer.size, layer.size, layer.channels),
-            (layer.rows, layer.kernel, layer.kernel, layer.channels),
-            (layer.rows,),
-            (layer.batch, side, side, layer.rows),
-        ]
-    else:
-        number = schema.BuiltinOperator.FULLY_CONNECTED
-        op.builtinOptionsType = schema.BuiltinOptions.FullyConnectedOptions
-        op.builtinOptions = schema.FullyConnectedOptionsT()
-        shapes = [(layer.batch, layer.channels), (layer.rows, layer.channels), (layer.rows,), (layer.batch, layer.rows)]
-    code.builtinCode = code.deprecatedBuiltinCode = number
+    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.CONV_2D
     code.version = 1
-    values = [None, weights, np.zeros(layer.rows, np.float32), None]
+    op.builtinOptionsType, op.builtinOptions = schema.BuiltinOptions.Conv2DOptions, schema.Conv2DOptionsT()
+    op.builtinOptions.strideH = op.builtinOptions.strideW = layer.stride
+    shapes = [
+        (layer.batch, layer.size, layer.size, layer.channels),
+        (layer.rows, layer.kernel, layer.kernel, layer.channels),
+        (layer.rows,),
+        (layer.batch, side, side, layer.rows),
+    ]
     model.buffers, graph.tensors = [schema.BufferT()], []
-    for name, shape, value in zip("xwby", shapes, values, strict=True):
+    for name, shape, value in zip("xwby", shapes, [None, made.weights(), made.bias, None], strict=True):
         tensor = schema.TensorT()
-        tensor.name, tensor.shape, tensor.type, tensor.buffer = name, np.array(shape, np.int32), 0, 0
-        if value is not None:
-            buffer = schema.BufferT()
-            buffer.data = np.frombuffer(value.tobytes(), np.uint8)
-            tensor.buffer = len(model.buffers)
-            model.buffers.append(buffer)
+        tensor.name, tensor.shape, tensor.type = name, np.array(shape, np.int32), schema.TensorType.FLOAT32
+        tensor.buffer = 0 if value is None else edits.add_buffer(model, np.ascontiguousarray(value).tobytes())
         graph.tensors.append(tensor)
     op.inputs, op.outputs = np.array([0, 1, 2], np.int32), np.array([3], np.int32)
     graph.inputs, graph.outputs, graph.operators = np.array([0], np.int32), np.array([3], np.int32), [op]
     return model
 
 
-def calls(data: Mapping[str, bytes], seed: int = 1) -> dict[str, Callable[[], Any]]:
-    """`invoke` of an interpreter of each file, which has its input already."""
-    made = {}
-    for name, file in data.items():
-        interpreter = keras_prune.load_interpreter(file, num_threads=1)
-        detail = interpreter.get_input_details()[0]
-        x = np.random.default_rng(seed).normal(size=detail["shape"]).astype(np.float32)
-        interpreter.set_tensor(detail["index"], x)
-        made[name] = interpreter.invoke
-    return made
+def times(layer: Layer, *, rounds: int) -> dict[str, np.ndarray]:
+    """Nanoseconds of each form of a layer, see `best_in_turn`; one thread."""
+    cases = {form: layer_files.interpreter_call(file, layer.batch) for form, file in files(layer).items()}
+    return best_in_turn(cases, rounds=rounds)
 
 
 def best_in_turn(cases: Mapping[str, Callable[[], Any]], *, rounds: int) -> dict[str, np.ndarray]:

@@ -70,6 +70,7 @@ _EXPORTS = {
     "compare_tflite": "keras_prune_export",
     "costs": "keras_prune.layer_costs",
     "dependencies": "keras_prune.graph",
+    "device_costs": "keras_prune_export",
     "evaluate_tflite": "keras_prune_export",
     "export_saved_model": "keras_prune_export",
     "export_tflite": "keras_prune_export",

@@ -35,7 +35,7 @@ def packed_layers_compute():
     from keras_prune_export import kernel_costs  # noqa: PLC0415
 
     patch = pytest.MonkeyPatch()
-    patch.setattr(kernel_costs, "packed_pays", lambda works: all(3 * w.kept <= w.rows * w.cols for w in works))
+    patch.setattr(kernel_costs, "packed_pays", lambda works, *_: all(3 * w.kept <= w.rows * w.cols for w in works))
     yield
     patch.undo()
 

@@ -21,7 +21,7 @@ from keras_prune_export.targets.convolution import Options
 @pytest.fixture
 def always(monkeypatch):
     """Layers compute on packed weights wherever they can, however small they are."""
-    monkeypatch.setattr(kernel_costs, "packed_pays", lambda works: True)
+    monkeypatch.setattr(kernel_costs, "packed_pays", lambda works, *_: True)
 
 
 def convolution(weights, *, size=(7, 9), batch=1, bias=True, **options):

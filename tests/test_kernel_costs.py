@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+
 import numpy as np
 import pytest
 from one_operator import model_of, sparse_weights  # type: ignore[import-not-found]
 
+import keras_prune
 from keras_prune.quantization import Codebook
 from keras_prune_export import flatbuffer, kernel_costs, packing
 from keras_prune_export.kernel_costs import Work
@@ -26,8 +30,16 @@ COSTS = {
     "dense_one_beyond": 2,
     "dense_block": 0.5,
     "dense_block_beyond": 4,
+    **dict.fromkeys(("packed_int8_one_kept", "packed_int8_many_kept"), 0.5),
+    **dict.fromkeys(("packed_int8_one_cell", "packed_int8_many_cell"), 0.125),
+    **dict.fromkeys(("packed_int8_one_row", "packed_int8_one_col", "packed_int8_many_col"), 1),
+    "packed_int8_many_row": 2,
+    **dict.fromkeys(("dense_int8_one_cell", "dense_int8_one_beyond"), 0.25),
+    **dict.fromkeys(("dense_int8_many_cell", "dense_int8_many_row"), 0.5),
+    **dict.fromkeys(("dense_int8_one_row", "dense_int8_one_col", "dense_int8_many_col"), 1),
+    "dense_int8_many_beyond": 8,
 }
-BEYOND = 2**18
+BEYOND, BEYOND_INT8 = 2**18, 2**20
 
 
 @pytest.mark.parametrize(
@@ -45,6 +57,36 @@ BEYOND = 2**18
 def test_golden(work, packed, dense):
     assert kernel_costs.nanoseconds(work, "packed", COSTS) == pytest.approx(packed)
     assert kernel_costs.nanoseconds(work, "dense", COSTS) == pytest.approx(dense)
+
+
+@pytest.mark.parametrize(
+    ("work", "packed", "dense"),
+    [
+        (Work(20, 30, 100), 50 + 75 + 20 + 30, 150 + 20 + 30),
+        (Work(20, 30, 100, 4), 4 * (50 + 75 + 40 + 30), 300 + 4 * (10 + 30)),
+        (
+            Work(1025, 1024, 0, 1),
+            (BEYOND_INT8 + 1024) / 8 + 2049,
+            (BEYOND_INT8 + 1024) / 4 + 256 + 2049,
+        ),
+        (Work(1025, 1024, 0, 2), (BEYOND_INT8 + 1024) / 4 + 2 * 3074, (BEYOND_INT8 + 1024) / 2 + 8192 + 2 * 1536.5),
+    ],
+)
+def test_golden_int8(work, packed, dense):
+    assert kernel_costs.nanoseconds(work, "packed_int8", COSTS) == pytest.approx(packed)
+    assert kernel_costs.nanoseconds(work, "dense_int8", COSTS) == pytest.approx(dense)
+
+
+def test_each_kind_of_activations_compares_its_own_forms(monkeypatch):
+    monkeypatch.setattr(kernel_costs, "table", lambda: {"one": COSTS})
+    work = Work(16, 30, 400)  # 400 + 160 ns against 180; 200 + 60 + 46 against 120 + 46
+    assert kernel_costs.speedup([work]) == pytest.approx(560 / 180)
+    assert kernel_costs.speedup([work], "int8") == pytest.approx(306 / 166)
+    assert not kernel_costs.packed_pays([work])
+    assert not kernel_costs.packed_pays([work], "int8")
+    fewer = Work(16, 30, 300)  # 460 against 180; 256 against 166, 90 ns more
+    assert not kernel_costs.packed_pays([fewer])
+    assert kernel_costs.packed_pays([fewer], "int8")
 
 
 def test_the_mean_over_instruction_sets(monkeypatch):
@@ -70,9 +112,60 @@ def test_packed_weights_stay_where_dense_kernels_are_hardly_faster(monkeypatch):
 
 @pytest.mark.parametrize("isa", kernel_costs.table())
 def test_the_table_has_every_coefficient(isa):
-    costs = kernel_costs.table()[isa]
-    assert set(COSTS) | {"machine"} == set(costs)
-    assert all(costs[name] >= 0 for name in COSTS)
+    assert set(COSTS) | {"machine"} == set(kernel_costs.table()[isa])
+    assert set(COSTS) - {"tile", "tile_from"} == kernel_costs.coefficients()
+
+
+def costs_file(path, **changes):
+    path.write_text(json.dumps({"isas": {"neon": COSTS | changes}, "nanoseconds": []}))
+    return path
+
+
+def fully_connected(shape=(24, 400)):
+    inputs = [(1, shape[1]), sparse_weights(*shape), None]
+    return flatbuffer.write(model_of("FULLY_CONNECTED", ("FullyConnectedOptions", {}), inputs, output=(1, shape[0])))
+
+
+def test_costs_of_a_device_decide_within_the_block(tmp_path):
+    source = fully_connected()
+    path = costs_file(tmp_path / "pi.json", few_kept=1e6)
+    forms = []
+    for costs in (contextlib.nullcontext(), keras_prune.device_costs(path), contextlib.nullcontext()):
+        with costs:
+            forms.append(packing.pack(source, Schemes(Codebook()))[1][0].form)
+            assert ("neon" in kernel_costs.table()) == (len(forms) == 2)
+    assert forms == ["compute", "expand", "compute"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"isas": {}}',
+        '{"isas": [1]}',
+        '{"isas": {"neon": {"tile": 8}}}',
+        json.dumps({"isas": {"neon": COSTS | {"few_kept": -1}}}),
+        json.dumps({"isas": {"neon": COSTS | {"few_kept": float("nan")}}}),
+        json.dumps({"isas": {"neon": COSTS | {"few_kept": "1"}}}),
+        json.dumps({"isas": {"neon": COSTS | {"tile": 0}}}),
+        "[" * 100000,
+    ],
+)
+def test_a_file_that_holds_no_costs(tmp_path, text):
+    path = tmp_path / "costs.json"
+    path.write_text(text)
+    with (
+        pytest.raises(ValueError, match=r"device_costs: expected a file of costs, got .*costs\.json.; write one on"),
+        keras_prune.device_costs(path),
+    ):
+        pass
+
+
+def test_no_file_of_costs(tmp_path):
+    with pytest.raises(FileNotFoundError), keras_prune.device_costs(tmp_path / "none.json"):
+        pass
 
 
 @pytest.mark.parametrize("pixels", [1, 2, 16, 784])
@@ -98,10 +191,7 @@ def test_the_work_of_operators():
 
 def test_what_does_not_pay_is_expanded_and_says_why(monkeypatch):
     monkeypatch.setattr(kernel_costs, "table", lambda: {"one": COSTS | {"few_kept": 100}})
-    model = model_of(
-        "FULLY_CONNECTED", ("FullyConnectedOptions", {}), [(1, 400), sparse_weights(24, 400), None], output=(1, 24)
-    )
-    _, (layer,) = packing.pack(flatbuffer.write(model), Schemes(Codebook()))
+    _, (layer,) = packing.pack(fully_connected(), Schemes(Codebook()))
     assert layer.form == "expand"
     kept = np.count_nonzero(sparse_weights(24, 400))
     times = (100 * kept + 240) / (32 * 400 * 0.375)

@@ -12,6 +12,7 @@ _EXPORTS = {
     "choose_bits": "keras_prune_export.bit_budget",
     "compare_tflite": "keras_prune_export.evaluate",
     "convert": "keras_prune_export.converter",
+    "device_costs": "keras_prune_export.kernel_costs",
     "evaluate_tflite": "keras_prune_export.evaluate",
     "export_saved_model": "keras_prune_export.saved_model",
     "export_tflite": "keras_prune_export.tflite",

@@ -7,28 +7,36 @@ measured number of nanoseconds::
     packed, tiles:          kept * pixels, cols * pixels (their transposition), rows * pixels
     dense, one pixel:       rows * cols, weights beyond the caches
     dense:                  rows * cols for each block of pixels, weights beyond the caches
+    packed_int8:            kept * pixels, weights * pixels (windows of columns), rows * pixels, cols * pixels
+    dense_int8:             weights for each block of pixels, weights beyond the caches, rows * pixels, cols * pixels
 
-The dense kernels are those of float32 in XNNPACK. What a call costs by itself is in neither sum: it hangs on the
-layers around. ``benchmarks/kernel_costs.py`` measures a machine and writes the file anew;
+The dense kernels are those of the runtime: float32 in XNNPACK, and int8 weights whose input is quantized while it runs
+("dynamic range"). Those on int8 have coefficients for one pixel and for several. What a call costs by itself is in no
+sum: it hangs on the layers around. ``benchmarks/kernel_costs.py`` measures a machine and writes a file;
 ``benchmarks/kernel_choices.py`` compares choices with what is fastest.
 """
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import dataclasses
 import functools
 import json
 import math
+import os
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 PATH = pathlib.Path(__file__).with_suffix(".json")
-FORMS = ("packed", "dense")
+# Kind of activations -> what a layer can be: on packed weights, or dense.
+FORMS = {"float32": ("packed", "dense"), "int8": ("packed_int8", "dense_int8")}
 # Weights beyond the caches have a term of their own: from 2**18 on, a layout (2 to 3 bytes a weight) or a quarter of it
 # dense leaves no room for anything else in the second-level cache of today's CPUs, 1/2 to 2 MB.
-_CACHED_WEIGHTS = 2**18
+_CACHED_WEIGHTS, _CACHED_INT8 = 2**18, 2**20
 _DENSE_ROWS, _DENSE_PIXELS = 16, 6  # of XNNPACK's blocks of results with AVX2; those of others are alike
+_INT8_PIXELS = 4  # of the runtime's int8 kernel: 2 and 3 batch rows take as long as 4 (AVX2)
 # The packed form needs less memory, so that it stays where dense kernels are hardly faster: by a tenth of the time, or
 # by 0.1 us, which does not show beside the 0.5 to 4 us that any call of an operator costs.
 _WORTH, _WORTH_NS = 0.9, 100.0
@@ -56,12 +64,14 @@ def terms(work: Work, form: str, costs: Mapping[str, Any]) -> dict[str, float]:
 
     Args:
         work: the layer.
-        form: one of `FORMS`.
+        form: one that `FORMS` names.
         costs: "tile_from": pixels from which on the packed kernels compute tiles, "tile": what these are rounded up to.
 
     Returns:
         Coefficient's name -> how many of it.
     """
+    if form in FORMS["int8"]:
+        return _int8_terms(work, form)
     if form == "dense":
         rows = _whole(work.rows, _DENSE_ROWS)
         name = "dense_one" if work.pixels == 1 else "dense_block"
@@ -75,6 +85,16 @@ def terms(work: Work, form: str, costs: Mapping[str, Any]) -> dict[str, float]:
     return {"tile_kept": work.kept * pixels, "tile_col": work.cols * pixels, "tile_row": work.rows * pixels}
 
 
+def _int8_terms(work: Work, form: str) -> dict[str, float]:
+    name = f"{form}_one" if work.pixels == 1 else f"{form}_many"
+    cells = work.rows * work.cols
+    times = work.pixels if form == "packed_int8" else _whole(work.pixels, _INT8_PIXELS) // _INT8_PIXELS
+    counts = {"cell": cells * times, "row": work.rows * work.pixels, "col": work.cols * work.pixels}
+    # int8 weights are a quarter of float32 ones: as many more fit into the caches.
+    beyond = {"kept": work.kept * work.pixels} if form == "packed_int8" else {"beyond": max(0, cells - _CACHED_INT8)}
+    return {f"{name}_{key}": count for key, count in {**counts, **beyond}.items()}
+
+
 def _whole(count: int, block: int) -> int:
     """Rounded up to whole blocks."""
     return -(-count // block) * block
@@ -85,25 +105,92 @@ def nanoseconds(work: Work, form: str, costs: Mapping[str, Any]) -> float:
 
     Args:
         work: the layer.
-        form: one of `FORMS`.
+        form: one that `FORMS` names.
         costs: of an instruction set: an entry of `table`.
     """
     return sum(count * float(costs[name]) for name, count in terms(work, form, costs).items()) + 1e-9
 
 
-@functools.cache
 def table() -> dict[str, dict[str, Any]]:
-    """Instruction set, as the delegate calls it -> coefficients in nanoseconds; "tile" and "tile_from" in pixels."""
-    return dict(json.loads(PATH.read_text())["isas"])
+    """Instruction set, as the delegate calls it -> coefficients in nanoseconds; "tile" and "tile_from" in pixels.
+
+    Those of `device_costs`, where that is active; else those of the package.
+    """
+    return _of_device.get() or _of_package()
 
 
-def speedup(works: Iterable[Work]) -> float:
+@contextlib.contextmanager
+def device_costs(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Exports in this block choose between packed and dense kernels by what was measured on your device.
+
+    Args:
+        path: the file that ``python benchmarks/kernel_costs.py --json path`` wrote there.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not one of these files.
+
+    Example:
+        >>> with keras_prune.device_costs("raspberry_pi.json"):  # doctest: +SKIP
+        ...     keras_prune.export_tflite(model, "model.tflite")
+    """
+    token = _of_device.set(_read(path))
+    try:
+        yield
+    finally:
+        _of_device.reset(token)
+
+
+_of_device: contextvars.ContextVar[dict[str, dict[str, Any]] | None] = contextvars.ContextVar("costs", default=None)
+
+
+@functools.cache
+def _of_package() -> dict[str, dict[str, Any]]:
+    return _read(PATH)
+
+
+@functools.cache
+def coefficients() -> frozenset[str]:
+    """The names of all coefficients of an instruction set."""
+    pixels = {"tile": 8, "tile_from": 4}
+    works = [Work(1, 1, 1, count) for count in (1, 2, 4)]
+    forms = [form for pair in FORMS.values() for form in pair]
+    return frozenset(name for work in works for form in forms for name in terms(work, form, pixels))
+
+
+def _read(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
+    try:
+        isas = json.loads(pathlib.Path(path).read_bytes())["isas"]
+        good = bool(isas) and all(_is_complete(costs) for costs in isas.values())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        good = False
+    if not good:
+        raise ValueError(
+            f"device_costs: expected a file of costs, got {os.fspath(path)!r}; write one on the device with: "
+            "python benchmarks/kernel_costs.py --json costs.json"
+        )
+    return dict(isas)
+
+
+def _is_complete(costs: Mapping[str, Any]) -> bool:
+    """Every number is there, finite and not negative."""
+    values = [costs[name] for name in coefficients()]
+    pixels = [costs[name] for name in ("tile", "tile_from")]
+    numbers = all(type(value) in (int, float) and 0 <= value < math.inf for value in values)
+    return numbers and all(type(value) is int and 1 <= value <= 2**16 for value in pixels)
+
+
+def speedup(works: Iterable[Work], activations: str = "float32") -> float:
     """How many times as fast the dense kernels are as those on packed weights, for layers that share their weights.
 
     A file runs on any machine: the geometric mean over the instruction sets that were measured.
+
+    Args:
+        works: one for each operator that reads the weights.
+        activations: "float32", or "int8": both kinds of kernels multiply integers.
     """
-    works = list(works)
-    ratios = [_sum(works, "packed", costs) / _sum(works, "dense", costs) for costs in table().values()]
+    works, (packed, dense) = list(works), FORMS[activations]
+    ratios = [_sum(works, packed, costs) / _sum(works, dense, costs) for costs in table().values()]
     return math.exp(sum(map(math.log, ratios)) / len(ratios))
 
 
@@ -111,12 +198,13 @@ def _sum(works: Iterable[Work], form: str, costs: Mapping[str, Any]) -> float:
     return sum(nanoseconds(work, form, costs) for work in works)
 
 
-def packed_pays(works: Iterable[Work]) -> bool:
+def packed_pays(works: Iterable[Work], activations: str = "float32") -> bool:
     """Whether layers that share their weights are better computed on packed ones.
 
     Args:
         works: one for each operator that reads the weights.
+        activations: as in `speedup`.
     """
-    works = list(works)
-    saved = max(_sum(works, "packed", costs) - _sum(works, "dense", costs) for costs in table().values())
-    return speedup(works) * _WORTH <= 1 or saved <= _WORTH_NS
+    works, (packed, dense) = list(works), FORMS[activations]
+    saved = max(_sum(works, packed, costs) - _sum(works, dense, costs) for costs in table().values())
+    return speedup(works, activations) * _WORTH <= 1 or saved <= _WORTH_NS

@@ -13,9 +13,10 @@ from keras_prune_export import associated, calibration, files, flatbuffer
 from keras_prune_export.activations import Activations
 from keras_prune_export.schemes import Schemes
 from keras_prune_export.targets import packed
-from keras_prune_export.transformations.choose import Choice, choose
+from keras_prune_export.transformations.choose import Choice, choose, for_int8
 from keras_prune_export.transformations.computing import pack_computing
 from keras_prune_export.transformations.constants import remove_decoders
+from keras_prune_export.transformations.dense_int8 import make_int8
 from keras_prune_export.transformations.int8_activations import computing, set_activations
 from keras_prune_export.transformations.tidy import shorten_names, tidy
 from keras_prune_export.transformations.unpack import unpack
@@ -137,6 +138,8 @@ def finish(
     Raises:
         ValueError: int8 activations of a file without such an operator, or their data does not fit.
     """
+    if activations.kind == "int8":
+        choices = for_int8(file, choices)
     shorten_names(file)
     archive = associated.archive(data)
     plain = min(associated.append(flatbuffer.write(file), *archive), data, key=len)
@@ -154,7 +157,7 @@ def finish(
 
 def _with_int8(file: Any, result: bytes, choices: list[Choice], *, activations: Activations) -> bytes:
     """The file that computes with int8 activations; calibrated with what the float32 file gives each layer."""
-    if not any(computing(file)):
+    if not any(computing(file)) and all(choice.int8_scale is None for choice in choices):
         found = "\n".join(f"  {choice.name} {choice.shape}: {choice.reason}" for choice in choices)
         raise ValueError(
             f"{activations.function}: expected a fully connected layer that computes on packed weights for "
@@ -180,6 +183,9 @@ def edit(file: Any, choices: list[Choice]) -> None:
             pack_computing(file, view, data)
     unpack(file, [(view, data) for form, view, data in chosen if form == "expand"])
     remove_decoders(file, [view for _, view, _ in chosen])
+    for choice in choices:
+        if choice.view and choice.int8_scale is not None:
+            make_int8(file, choice.view, choice.int8_scale)
     tidy(file)
 
 

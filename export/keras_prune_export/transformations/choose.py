@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -17,7 +15,7 @@ from keras_prune_export.flatbuffer import schema
 from keras_prune_export.progress import Progress
 from keras_prune_export.schemes import Schemes
 from keras_prune_export.targets import packed as target
-from keras_prune_export.transformations import constants
+from keras_prune_export.transformations import constants, dense_int8
 from keras_prune_export.transformations.computing import speedup_of_dense, why_not_computed
 from keras_prune_export.transformations.constants import Constant, View
 from keras_prune_export.transformations.densify import densify
@@ -42,6 +40,9 @@ class Choice:
         packed: the bytes; None for "stock".
         values: its dense weights before quantization, as operators read them; None where they cannot be read.
         is_exact: every bit of the weights is kept.
+        can_compute: the operators could compute on the packed bytes, whether or not that is the choice.
+        int8_scale: for "expand": a step of the int8 weights that the bytes stand for, where operators that are float32
+            in the source multiply int8; else None.
     """
 
     constant: Constant
@@ -52,6 +53,8 @@ class Choice:
     packed: bytes | None = None
     values: np.ndarray | None = None
     is_exact: bool = True
+    can_compute: bool = False
+    int8_scale: float | None = None
 
     @property
     def name(self) -> str:
@@ -88,24 +91,51 @@ def choose(model: Any, schemes: Schemes, names: Mapping[int, Sequence[str]] | No
     found = [constant for constant in constants.find(model) if _is_candidate(model, constant)]
     called = {c.buffer: [*(names or {}).get(c.buffer, ()), *_names(model, c)] for c in found}
     schemes.check_keys(called[c.buffer] for c in found if constants.is_weight(model, c.views[-1]))
-    return _choose_all(model, found, schemes, called=called)
-
-
-def _choose_all(
-    model: Any, found: Sequence[Constant], schemes: Schemes, *, called: Mapping[int, Sequence[str]]
-) -> list[Choice]:
-    """All choices, a layer on each core: NumPy releases the interpreter while it sorts, searches and adds up.
-
-    Layers do not depend on each other, so that the result is that of one thread, in the same order. In memory are the
-    arrays of as many layers as there are cores.
-    """
     choices: list[Choice] = []
     progress = Progress("pack", len(found))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for choice in pool.map(lambda c: _choose(model, c, schemes, names=called[c.buffer]), found):
-            choices.append(choice)
-            progress.step()
+    for constant in found:
+        choices.append(_choose(model, constant, schemes, names=called[constant.buffer]))
+        progress.step()
     return choices
+
+
+def for_int8(model: Any, choices: Sequence[Choice]) -> list[Choice]:
+    """The choices where activations are int8: fully connected layers compute on packed weights, or on dense int8 ones.
+
+    Args:
+        model: ``ModelT`` object, not changed.
+        choices: for this object, made for float32 activations.
+    """
+    return [_for_int8(model, choice) for choice in choices]
+
+
+def _for_int8(model: Any, choice: Choice) -> Choice:
+    view, values = choice.view, choice.values
+    if not choice.can_compute or view is None or values is None or not constants.is_fully_connected(model, view):
+        return choice
+    kept = int(np.count_nonzero(values))
+    times = speedup_of_dense(model, view, kept, activations="int8")
+    if times <= 1:
+        return _computing(model, choice)
+    codes, scale = dense_int8.quantized(choice.quantized)
+    reason = f"expanded at load to int8: {_faster(kept, values, times)}"
+    packed = coding.pack(codes, "lossless")
+    return dataclasses.replace(choice, form="expand", reason=reason, packed=packed, int8_scale=scale)
+
+
+def _faster(kept: int, values: np.ndarray, times: float) -> str:
+    return f"{kept / values.size:.1%} of the weights are kept, dense kernels are {times:.1f} times as fast"
+
+
+def _computing(model: Any, choice: Choice) -> Choice:
+    """Operators compute on the packed bytes: of matrices in version 1 if that is smaller, which is read in place."""
+    packed, values, view = choice.packed, choice.values, choice.view
+    if choice.form == "compute" or packed is None or values is None or view is None:
+        return choice
+    if constants.is_fully_connected(model, view):
+        packed = min(packed, target.fixed_width(packed), key=len)
+    reason = f"computes on the {np.count_nonzero(values) / values.size:.1%} of the weights that are kept"
+    return dataclasses.replace(choice, form="compute", reason=reason, packed=packed)
 
 
 def _is_candidate(model: Any, constant: Constant) -> bool:
@@ -187,28 +217,25 @@ def _fill(tensor: Any) -> int:
 
 def _placed(model: Any, constant: Constant, view: View, *, values: np.ndarray, packed: bytes, is_exact: bool) -> Choice:
     """The choice between computing and expanding, for one packed form."""
-    kept = np.count_nonzero(values) / values.size
-    reason = _why_expanded(model, view, values=values, packed=packed)
-    if reason:
-        return Choice(constant, "expand", reason, view=view, packed=packed, values=values, is_exact=is_exact)
-    if constants.is_fully_connected(model, view):  # version 1 is read in place
-        packed = min(packed, target.fixed_width(packed), key=len)
-    reason = f"computes on the {kept:.1%} of the weights that are kept"
-    return Choice(constant, "compute", reason, view=view, packed=packed, values=values, is_exact=is_exact)
-
-
-def _why_expanded(model: Any, view: View, *, values: np.ndarray, packed: bytes) -> str:
-    """Why operators do not compute on packed weights; empty when they do."""
-    if not constants.computes(model, view):
-        return f"expanded at load for {', '.join(constants.reader_kinds(model, view))}"
-    if tensor_format.read_header(packed).values != "codebook":
-        return "expanded at load: packed compute needs a codebook"
-    problem = next(filter(None, (why_not_computed(model, reader) for reader in view.readers)), "")
+    problem = _why_not_computed(model, view, packed)
+    reason = f"expanded at load{problem}"
+    choice = Choice(constant, "expand", reason, view=view, packed=packed, values=values, is_exact=is_exact)
     if problem:
-        return f"expanded at load: {problem}"
+        return choice
+    choice.can_compute = True
     kept = int(np.count_nonzero(values))
     times = speedup_of_dense(model, view, kept)
-    if times > 1:
-        share = kept / values.size
-        return f"expanded at load: {share:.1%} of the weights are kept, dense kernels are {times:.1f} times as fast"
-    return ""
+    if times <= 1:
+        return _computing(model, choice)
+    choice.reason = f"expanded at load: {_faster(kept, values, times)}"
+    return choice
+
+
+def _why_not_computed(model: Any, view: View, packed: bytes) -> str:
+    """What follows "expanded at load" where operators cannot compute on packed weights; empty when they can."""
+    if not constants.computes(model, view):
+        return f" for {', '.join(constants.reader_kinds(model, view))}"
+    if tensor_format.read_header(packed).values != "codebook":
+        return ": packed compute needs a codebook"
+    problem = next(filter(None, (why_not_computed(model, reader) for reader in view.readers)), "")
+    return f": {problem}" if problem else ""

@@ -1,0 +1,125 @@
+"""With activations="int8", a fully connected layer on which dense int8 kernels are faster becomes one of these."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tflite_models  # type: ignore[import-not-found]
+from one_operator import model_of, sparse_weights  # type: ignore[import-not-found]
+
+import keras_prune
+from keras_prune import int8_activations
+from keras_prune.quantization import Codebook
+from keras_prune_export import flatbuffer, kernel_costs, packing
+from keras_prune_export.activations import Activations
+from keras_prune_export.flatbuffer import schema
+from keras_prune_export.schemes import Schemes
+from keras_prune_export.transformations import dense_int8
+
+WEIGHTS = sparse_weights(24, 400)
+BIAS = np.linspace(-1, 1, 24).astype(np.float32)
+
+
+def source(weights=WEIGHTS, bias=BIAS, **options):
+    return flatbuffer.write(
+        model_of(
+            "FULLY_CONNECTED",
+            ("FullyConnectedOptions", {"fusedActivationFunction": 1, **options}),
+            [(3, weights.shape[1]), weights, bias],
+            output=(3, len(weights)),
+        )
+    )
+
+
+@pytest.fixture
+def dense_wins(monkeypatch):
+    monkeypatch.setattr(kernel_costs, "packed_pays", lambda works, activations: activations != "int8")
+
+
+def packed(data, kind="int8", scheme=None):
+    return packing.pack(data, Schemes(scheme or Codebook()), activations=Activations(kind))
+
+
+def run(data, x):
+    interpreter = keras_prune.load_interpreter(data, num_threads=1)
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], x)
+    interpreter.invoke()
+    return interpreter.get_tensor(interpreter.get_output_details()[-1]["index"])
+
+
+@pytest.mark.usefixtures("dense_wins")
+def test_what_the_file_holds_and_says():
+    data, (layer,) = packed(source())
+    model = flatbuffer.read(data)
+    kinds = [flatbuffer.builtin_code(model, op) for op in model.subgraphs[0].operators]
+    assert kinds == [schema.BuiltinOperator.CUSTOM, schema.BuiltinOperator.FULLY_CONNECTED]
+    operator = model.subgraphs[0].operators[1]
+    weights = model.subgraphs[0].tensors[operator.inputs[1]]
+    assert weights.type == schema.TensorType.INT8
+    assert weights.buffer == 0
+    assert weights.quantization.zeroPoint.tolist() == [0]
+    assert model.operatorCodes[operator.opcodeIndex].version == 5
+    assert not operator.builtinOptions.asymmetricQuantizeInputs
+    assert operator.builtinOptions.fusedActivationFunction == 1
+    assert layer.form == "expand"
+    assert layer.reason.startswith(f"expanded at load to int8: {layer.kept / 9600:.1%} of the weights are kept, dense ")
+    float_data, (float_layer,) = packed(source(), "float32")
+    assert float_layer.form == "compute"
+    assert len(data) <= len(float_data) + 600  # the operator that expands, and its tensors
+
+
+@pytest.mark.usefixtures("dense_wins")
+@pytest.mark.parametrize("bias", [BIAS, None])
+def test_outputs_are_those_of_int8_activations(bias):
+    data, _ = packed(source(bias=bias))
+    codes, codebook = Codebook().fit(WEIGHTS)
+    x = np.random.default_rng(0).normal(size=(3, 400)).astype(np.float32)
+    exact = x @ codebook[codes].T
+    want = np.maximum(exact if bias is None else exact + bias, 0)
+    # The runtime may round x with a zero point: to steps of (max - min) / 255, which are not above ours.
+    errors = np.abs(run(data, x) - want)
+    assert (errors <= int8_activations.error_bound(x, codes, codebook) + 1e-4).all()
+    assert errors.max() > 0
+
+
+@pytest.mark.usefixtures("dense_wins")
+def test_layers_that_stay_float32_keep_their_operator():
+    rng = np.random.default_rng(0)
+    model = tflite_models.small_model(tflite_models.sparse(24, 40))
+    graph = model.subgraphs[0]
+    model.buffers.append(tflite_models.buffer(rng.normal(size=(8, 40)).astype(np.float32)))
+    graph.tensors.append(tflite_models.tensor("full", [8, 40], len(model.buffers) - 1))
+    graph.tensors.append(tflite_models.tensor("other", [1, 8], 2))
+    graph.operators.append(tflite_models.fully_connected([0, len(graph.tensors) - 2, -1], [len(graph.tensors) - 1]))
+    graph.outputs = np.append(graph.outputs, len(graph.tensors) - 1).astype(np.int32)
+    before = flatbuffer.write(model)
+    data, layers = packed(before)
+    assert {layer.form for layer in layers} == {"expand", "stock"}
+    x = rng.normal(size=(1, 40)).astype(np.float32)
+    np.testing.assert_array_equal(run(data, x), run(before, x))
+    versions = [code.version for code in flatbuffer.read(data).operatorCodes if not code.customCode]
+    assert sorted(versions) == [1, 5]
+
+
+@pytest.mark.parametrize("pays", ["float32", "int8", "neither", "both"])
+def test_each_kind_has_its_own_choice(monkeypatch, pays):
+    monkeypatch.setattr(kernel_costs, "packed_pays", lambda works, activations: pays in (activations, "both"))
+    for kind in ("float32", "int8"):
+        _, (layer,) = packed(source(), kind)
+        assert layer.form == ("compute" if pays in (kind, "both") else "expand")
+        assert ("to int8" in layer.reason) == (kind == "int8" and layer.form == "expand")
+
+
+@pytest.mark.usefixtures("dense_wins")
+def test_weights_without_a_codebook_stay_float32():
+    with pytest.raises(ValueError, match="packed compute needs a codebook"):
+        packed(source(), scheme="lossless")
+
+
+def test_codes_and_scale():
+    values = np.array([[0, 1.27, -0.005], [-0.6, 0.0149, 0]], np.float32)
+    codes, scale = dense_int8.quantized(values)
+    assert codes.tolist() == [[0, 127, -1], [-60, 1, 0]]
+    assert scale == pytest.approx(0.01)
+    codes, scale = dense_int8.quantized(np.zeros((2, 3), np.float32))
+    assert (codes.dtype, codes.any(), scale) == (np.int8, False, 1)
