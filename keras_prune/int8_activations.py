@@ -1,7 +1,8 @@
 """What packed layers compute with ``activations="int8"``, in NumPy, bit for bit; and how far that is from float32.
 
-Symmetric quantization of each row of the activations while the model runs, as TensorFlow Lite's dynamic range has it
-(Krishnamoorthi 2018, https://arxiv.org/abs/1806.08342), and of the layer's codebook.
+Symmetric quantization of each row of the activations (of a convolution: of each output pixel's patch) while the model
+runs, as TensorFlow Lite's dynamic range has it (Krishnamoorthi 2018, https://arxiv.org/abs/1806.08342), and of the
+layer's codebook.
 """
 
 from __future__ import annotations
@@ -85,6 +86,42 @@ def fully_connected(
     with np.errstate(over="ignore", invalid="ignore"):
         y = sums.astype(np.float32) * (scales * w_scale)[:, None]
         return y if bias is None else y + np.asarray(bias, np.float32)
+
+
+def patches(
+    images: np.ndarray,
+    kernel: tuple[int, int],
+    *,
+    strides: tuple[int, int] = (1, 1),
+    dilations: tuple[int, int] = (1, 1),
+    padding: str = "same",
+) -> np.ndarray:
+    """What a convolution's output pixels see of the images: the rows of which `fully_connected` is the convolution.
+
+    Args:
+        images: (batch, height, width, channels) float32.
+        kernel: height and width.
+        strides: vertical and horizontal.
+        dilations: vertical and horizontal.
+        padding: "same": zeros around the image, the smaller half before it; or "valid".
+
+    Returns:
+        (batch, output height, output width, kernel height * kernel width * channels) float32.
+
+    Example:
+        >>> patches(np.arange(4, dtype=np.float32).reshape(1, 2, 2, 1), (2, 1)).reshape(4, 2).tolist()
+        [[0.0, 2.0], [1.0, 3.0], [2.0, 0.0], [3.0, 0.0]]
+    """
+    extents = [(size - 1) * dilation + 1 for size, dilation in zip(kernel, dilations, strict=True)]
+    if padding == "same":
+        missing = [
+            max((-(-side // stride) - 1) * stride + extent - side, 0)
+            for side, stride, extent in zip(images.shape[1:3], strides, extents, strict=True)
+        ]
+        images = np.pad(images, [(0, 0), *((some // 2, some - some // 2) for some in missing), (0, 0)])
+    seen = np.lib.stride_tricks.sliding_window_view(images, extents, (1, 2))
+    seen = seen[:, :: strides[0], :: strides[1], :, :: dilations[0], :: dilations[1]]
+    return np.moveaxis(seen, 3, 5).reshape(*seen.shape[:3], -1)
 
 
 def error_bound(x: np.ndarray, codes: np.ndarray, codebook: np.ndarray, *, scale: float | None = None) -> np.ndarray:

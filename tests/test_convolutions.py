@@ -196,23 +196,43 @@ def test_few_channels_stay_dense(always):
         assert (form == "compute") != ("patches of several pixels and fewer than 16 channels" in layer.reason)
 
 
+OPTIONS = {
+    "01030100030502010104000079e8fa85": Options((3, 5), (2, 1), (1, 4), "valid", 3),
+    "0100000101010101010100002e6294d2": Options((1, 1), activations="int8"),
+    "020703050201010400000040038b27b3": Options((3, 5), (2, 1), (1, 4), "valid", 3, "int8", 2.0),
+}
+
+
 def test_options_golden():
-    made = Options((3, 5), (2, 1), (1, 4), "valid", 3)
-    assert made.to_bytes().hex() == "01030100030502010104000079e8fa85"
-    assert Options.from_bytes(made.to_bytes()) == made
+    for text, made in OPTIONS.items():
+        assert made.to_bytes().hex() == text
+        assert Options.from_bytes(made.to_bytes()) == made
 
 
+@pytest.mark.parametrize("static", [False, True])
 @pytest.mark.parametrize(
     ("at", "value", "message"),
-    [(0, 2, "of version 1"), (1, 4, "not known"), (2, 2, "not known"), (4, 0, "not known"), (10, 1, "not known")],
+    [(0, 3, "of version 1 or 2"), (1, 8, "not known"), (4, 0, "not known"), (11, 255, "not known")],
 )
-def test_options_are_checked(at, value, message):
-    data = bytearray(Options((1, 1)).to_bytes())
+def test_options_are_checked(at, value, *, message, static):
+    made = Options((1, 1), activations="int8", x_scale=1.0) if static else Options((1, 1))
+    data = bytearray(made.to_bytes())
     data[at] = value
     with pytest.raises(ValueError, match=message):
         Options.from_bytes(bytes(data))
     with pytest.raises(ValueError, match="checksum"):
-        Options.from_bytes(Options((1, 1)).to_bytes()[:-1] + b"\0")
+        Options.from_bytes(made.to_bytes()[:-1] + b"\0")
+
+
+@pytest.mark.parametrize(("at", "value"), [(1, 4), (2, 2), (3, 2), (10, 1)])
+def test_options_of_version_1_are_checked(at, value):
+    data = bytearray(Options((1, 1)).to_bytes())
+    data[at] = value
+    with pytest.raises(ValueError, match="not known"):
+        Options.from_bytes(bytes(data))
+
+
+def test_weights_that_are_no_patches():
     with pytest.raises(ValueError, match="of 3 x 3 x channels columns, got 16"):
         Options((3, 3)).weights_shape(8, 16)
 

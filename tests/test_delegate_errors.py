@@ -54,10 +54,10 @@ def node_of(layer, **changes):
     return dataclasses.replace(node, **changes)
 
 
-def static(head=b"\x01\0\0\x02", *, scale=1.0):
+def static(flags=0, *, scale=1.0):
     """Options with a scale of x, for int8 activations."""
-    step = np.float32(scale).tobytes()
-    return head + zlib.crc32(head + step).to_bytes(4, "little") + step
+    head, step = bytes([2, flags]), np.float32(scale).tobytes()
+    return head + zlib.crc32(head + step).to_bytes(4, "little")[:2] + step
 
 
 ERRORS = {
@@ -77,25 +77,21 @@ ERRORS = {
     "one input": (lambda n: n.tensors.clear(), "2 or 3 inputs, got 1"),
     "no options": (lambda n: setattr(n, "options", b""), "8 bytes of options, got 0"),
     "long options": (lambda n: setattr(n, "options", options_bytes() + b"\0"), "got 9"),
-    "options version": (lambda n: setattr(n, "options", options_bytes(version=2)), "options version 1, got 2"),
+    "options version": (
+        lambda n: setattr(n, "options", options_bytes(version=3)),
+        "options version 1 or 2, got 3; install",
+    ),
     "options checksum": (lambda n: setattr(n, "options", corrupt(options_bytes(), 5)), "options' checksum"),
     "activation": (lambda n: setattr(n, "options", options_bytes(4)), "activation from 0 to 3, got 4"),
     "constant output": (lambda n: setattr(n.output, "data", bytes(120)), "output .* expected a tensor to write to"),
     "output size": (lambda n: setattr(n.output, "shape", [1, 29]), "output .* last dimension of 30 .* got 29"),
-    "arithmetic": (lambda n: setattr(n, "options", options_bytes(reserved=3)), "unknown arithmetic 3"),
-    "no scale": (
-        lambda n: setattr(n, "options", options_bytes(reserved=2)),
-        "expected 12 bytes of options for arithmetic 2, got 8",
-    ),
-    "a scale too many": (
-        lambda n: setattr(n, "options", static(b"\x01\0\0\x01")),
-        "expected 8 bytes of options for arithmetic 1, got 12",
-    ),
+    "arithmetic": (lambda n: setattr(n, "options", options_bytes(reserved=3)), "unknown arithmetic 3; install"),
+    "static flags": (lambda n: setattr(n, "options", static(8)), "unknown flags 8; install"),
     "scale of zero": (lambda n: setattr(n, "options", static(scale=0)), "expected a scale above 0, got 0"),
     "negative scale": (lambda n: setattr(n, "options", static(scale=-1)), "expected a scale above 0, got -1"),
     "infinite scale": (lambda n: setattr(n, "options", static(scale=np.inf)), "expected a scale above 0, got inf"),
     "scale that is NaN": (lambda n: setattr(n, "options", static(scale=np.nan)), "expected a scale above 0, got -?nan"),
-    "scale's checksum": (lambda n: setattr(n, "options", corrupt(static(scale=1), 8)), "options' checksum"),
+    "scale's checksum": (lambda n: setattr(n, "options", corrupt(static(scale=1), 6)), "options' checksum"),
 }
 
 

@@ -39,7 +39,8 @@ def packed(source, data=None, **options):
 
 
 def options(data):
-    return [options_of(op) for _, op in computing(flatbuffer.read(data))]
+    model = flatbuffer.read(data)
+    return [options_of(model, op) for _, op in computing(model)]
 
 
 def as_float32(data):
@@ -128,4 +129,6 @@ def test_set_activations_keeps_the_other_options():
     file = flatbuffer.read(packed(flatbuffer.write(small_model(sparse(), activation=3, keep_num_dims=True))))
     scales = {place: 0.5 + number for number, (place, _) in enumerate(computing(file))}
     set_activations(file, "int8", scales)
-    assert [options_of(op) for _, op in computing(file)] == [Options(3, True, "int8", scale) for scale in (0.5, 1.5)]
+    assert [options_of(file, op) for _, op in computing(file)] == [
+        Options(3, True, "int8", scale) for scale in (0.5, 1.5)
+    ]

@@ -51,7 +51,8 @@ def test_fused_activation_and_dimensions(activation, keep_num_dims):
 OPTIONS = {
     "010301006137a582": Options(3, True),
     "01010001d8e23def": Options(1, activations="int8"),
-    "0100000207cd94a500000040": Options(activations="int8", x_scale=2.0),
+    "0200384100000040": Options(activations="int8", x_scale=2.0),
+    "020785f10000003f": Options(3, True, "int8", 0.5),
 }
 
 
@@ -61,20 +62,27 @@ def test_options_golden():
         assert Options.from_bytes(bytes.fromhex(text)) == options
 
 
+def test_the_longer_options_of_version_1_are_read():
+    assert Options.from_bytes(bytes.fromhex("0100000207cd94a500000040")) == Options(activations="int8", x_scale=2.0)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"expected 8 or 12 bytes of options of version 1, got  \(0 bytes\)"),
+        ("", r"expected 8 bytes of options of version 1 or 2, got  \(0 bytes\)"),
         ("010301006137a5", "7 bytes"),
-        ("020301006137a582", "version 1, got 020301006137a582"),
+        ("030301006137a582", "version 1 or 2, got 030301006137a582"),
         ("010401006137a582", "010401006137a582 are not known"),
         ("010302006137a582", "are not known"),
-        ("010301036137a582", "are not known"),
         ("010301026137a582", "are not known"),  # a scale is missing
         ("010301016137a58200000040", "are not known"),  # a scale too many
         ("01000002000000000000807f", "are not known"),  # infinite
-        ("010000020000000000000080", "are not known"),
-        ("010000020000000000000000", "are not known"),
+        ("0100000207cd94a500000041", "checksum does not match"),
+        ("020000000000807f", "are not known"),  # infinite
+        ("0200000000000080", "are not known"),
+        ("0200000000000000", "are not known"),
+        ("0208000000000040", "are not known"),
+        ("0200000000000041", "checksum does not match"),
         ("010301006137a583", "checksum does not match"),
     ],
 )

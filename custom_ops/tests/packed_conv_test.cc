@@ -1,6 +1,7 @@
 // The delegate's convolution behind a fake of the runtime's context: what it checks, and when it makes its layout.
 #include "../tflite/packed_conv.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdarg>
 #include <cstdio>
@@ -199,8 +200,8 @@ TEST(OptionsAreChecked) {
     size_t at;
     uint8_t value;
     const char* says;
-  } const cases[] = {{0, 2, "options version 1, got 2"}, {1, 4, "activation from 0 to 3, got 4"},
-                     {2, 2, "padding 0 (same) or 1 (valid), got 2"}, {3, 1, "unknown flags"},
+  } const cases[] = {{0, 3, "options version 1 or 2, got 3; install"}, {1, 4, "activation from 0 to 3, got 4"},
+                     {2, 2, "padding 0 (same) or 1 (valid), got 2"}, {3, 2, "unknown arithmetic 2; install"},
                      {10, 1, "unknown flags"}, {11, 1, "unknown flags"},
                      {4, 0, "1 or more, got 0x3"}, {7, 0, "1x0"}, {9, 0, "1x0"},
                      {5, 4, "expected 18 / (2 x 4) channels"}};
@@ -216,6 +217,81 @@ TEST(OptionsAreChecked) {
   corrupt.options[13] ^= 1;
   corrupt.InitAsItIs();
   EXPECT(!corrupt.Prepare() && corrupt.Says("the options' checksum"), "%s", corrupt.error.c_str());
+}
+
+// Version 2: int8 with a scale of these bits.
+Bytes StaticOptions(uint32_t scale, uint8_t flags = 0) {
+  Bytes options = {2, flags, 2, 3, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0};
+  Put32(scale, options.data() + 8);
+  return options;
+}
+
+TEST(StaticOptionsAreChecked) {
+  for (uint32_t scale : {0u, 0x80000000u, 0x7F800000u, 0x7FC00000u, 0xBF800000u}) {
+    Graph g;
+    g.options = StaticOptions(scale);
+    g.Init();
+    EXPECT(!g.Prepare() && g.Says("expected a scale above 0"), "%s", g.error.c_str());
+  }
+  Graph flags, valid, corrupt;
+  flags.options = StaticOptions(0x3F800000, 8);
+  flags.Init();
+  EXPECT(!flags.Prepare() && flags.Says("unknown flags 8; install"), "%s", flags.error.c_str());
+  valid.options = StaticOptions(0x3F800000, 1 | 4);  // ReLU, "valid"
+  valid.Init();
+  EXPECT(valid.Prepare() && valid.Invoke(), "%s", valid.error.c_str());
+  EXPECT(HasShape(valid.tensors[kY], {1, 3, 3, 6}), "shape");
+  for (size_t i = 0; i < 54; ++i) EXPECT(valid.y[i] >= 0.0f, "%g", valid.y[i]);
+  corrupt.options = StaticOptions(0x3F800000);
+  corrupt.Init();
+  corrupt.options[9] ^= 1;
+  corrupt.InitAsItIs();
+  EXPECT(!corrupt.Prepare() && corrupt.Says("the options' checksum"), "%s", corrupt.error.c_str());
+}
+
+// Newer files may have options of any size: it is the library that is old, and not the file that is wrong.
+TEST(NewerVersionsAskForANewerLibrary) {
+  for (size_t size : {1u, 16u, 20u}) {
+    Graph g;
+    g.options = Bytes(size);
+    g.options[0] = 3;
+    g.InitAsItIs();
+    EXPECT(!g.Prepare() && g.Says("expected options version 1 or 2, got 3; install a keras_prune that reads it"), "%s",
+           g.error.c_str());
+  }
+}
+
+int Rounded(float value, float step) { return static_cast<int>(std::lround(value / step)); }
+
+// The patch is a row: its largest value makes the step, unless the options say one.
+TEST(Int8ActivationsAreQuantized) {
+  for (bool is_static : {false, true}) {
+    Graph g;
+    if (is_static) {
+      g.options = StaticOptions(0x3C800000);  // 1 / 64
+      g.Init();
+    }
+    EXPECT(is_static ? g.Prepare() : g.PreparesWith(3, 1), "%s", g.error.c_str());
+    EXPECT(g.Invoke(), "%s", g.error.c_str());
+    float most = 0.0f;
+    for (float v : g.layer.codebook) most = std::fmax(most, std::fabs(v));
+    for (int pixel = 0; pixel < 20; ++pixel) {
+      float patch[18] = {}, largest = 0.0f;
+      for (int i = 0; i < 18; ++i) {
+        const int y = pixel / 5 + i / 9, x = pixel % 5 + i / 3 % 3 - 1;
+        if (y < 4 && x >= 0 && x < 5) patch[i] = g.x[(y * 5 + x) * 3 + i % 3];
+        largest = std::fmax(largest, std::fabs(patch[i]));
+      }
+      const float step = is_static ? 0.015625f : largest / 127.0f, w_step = most / 127.0f;
+      int sum = 0;
+      for (int i = 0; i < 18; ++i) {
+        const int value = std::min(127, std::max(-127, Rounded(patch[i], step)));
+        sum += value * Rounded(g.layer.codebook[g.layer.codes[18 + i]], w_step);
+      }
+      const float want = static_cast<float>(sum) * (step * w_step) + g.bias[1], got = g.y[pixel * 6 + 1];
+      EXPECT(got == want, "static %d, pixel %d: %g %g", is_static, pixel, got, want);
+    }
+  }
 }
 
 TEST(TensorsAreChecked) {
@@ -271,7 +347,7 @@ TEST(ClaimedSizesAreChecked) {
     g.Set(kX, kTfLiteFloat32, kTfLiteArenaRw, {1, 2, 2, 1}, g.x.data(), 16);
     g.node.inputs->size = with_bias ? 3 : 2;
     g.Init();
-    const char* want = with_bias ? "bias t: expected shape [2147483647]" : "expected 2147483647 channels";
+    const char* want = with_bias ? "bias t: expected shape [2147483647]" : "expected a last dimension of 2147483647";
     EXPECT(!g.Prepare() && g.Says(want), "%s", g.error.c_str());
     std::free(g.tensors[kY].dims);
     g.tensors[kY].dims = nullptr;

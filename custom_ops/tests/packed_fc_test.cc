@@ -180,24 +180,45 @@ TEST(ClaimedSizesAreChecked) {
   }
 }
 
-// Arithmetic 1, or 2 with a scale of these bits.
-void AskForInt8(Graph* g, uint8_t arithmetic, uint32_t scale = 0) {
-  g->options[3] = arithmetic;
-  g->options.resize(arithmetic == 2 ? 12 : 8);
-  if (arithmetic == 2) Put32(scale, g->options.data() + 8);
-  Put32(Crc32(Crc32(0, g->options.data(), 4), g->options.data() + 8, g->options.size() - 8), g->options.data() + 4);
+void Replace(Graph* g, const std::vector<uint8_t>& options) {
+  g->options = options;
   g->node.custom_initial_data = g->options.data();
   g->node.custom_initial_data_size = static_cast<int>(g->options.size());
   g->Init();
 }
 
+// Version 1: `arithmetic` is 1 for int8 with a scale for each row.
+void AskForDynamic(Graph* g, uint8_t arithmetic = 1) {
+  std::vector<uint8_t> options = {1, 0, 0, arithmetic, 0, 0, 0, 0};
+  Put32(Crc32(0, options.data(), 4), options.data() + 4);
+  Replace(g, options);
+}
+
+// The longer options of version 1, arithmetic 2, which version 2 stands for now.
+void AskForLong(Graph* g, uint32_t scale, uint8_t arithmetic = 2) {
+  std::vector<uint8_t> options = {1, 0, 0, arithmetic, 0, 0, 0, 0, 0, 0, 0, 0};
+  Put32(scale, options.data() + 8);
+  Put32(Crc32(Crc32(0, options.data(), 4), options.data() + 8, 4), options.data() + 4);
+  Replace(g, options);
+}
+
+// Version 2: int8 with a scale of these bits.
+void AskForStatic(Graph* g, uint32_t scale, uint8_t flags = 0) {
+  std::vector<uint8_t> options = {2, flags, 0, 0, 0, 0, 0, 0};
+  Put32(scale, options.data() + 4);
+  const uint32_t crc = Crc32(Crc32(0, options.data(), 2), options.data() + 4, 4);
+  options[2] = static_cast<uint8_t>(crc);
+  options[3] = static_cast<uint8_t>(crc >> 8);
+  Replace(g, options);
+}
+
 TEST(Int8ActivationsAreQuantized) {
   const uint32_t one_64th = 0x3C800000;
-  for (uint8_t arithmetic : {1, 2}) {
+  for (int form : {0, 1, 2}) {
     Graph g;
     for (float& v : g.x) v = v > 1.5f ? 1.5f : v < -1.5f ? -1.5f : v;
     g.x[20] = 1.984375f;  // 127 / 64
-    AskForInt8(&g, arithmetic, one_64th);
+    form == 0 ? AskForDynamic(&g) : form == 1 ? AskForStatic(&g, one_64th) : AskForLong(&g, one_64th);
     EXPECT(g.Prepare() && g.Invoke(), "%s", g.error.c_str());
     float largest = 0.0f;
     for (float v : g.layer.codebook) largest = std::fmax(largest, std::fabs(v));
@@ -207,33 +228,57 @@ TEST(Int8ActivationsAreQuantized) {
       sum += static_cast<int>(std::lround(w) * std::lround(g.x[20 + c] * 64.0f));
     }
     const float want = static_cast<float>(sum) * (0.015625f * (largest / 127.0f)) + g.bias[1];
-    EXPECT(g.y[4] == want, "arithmetic %d: %g %g", arithmetic, g.y[4], want);
+    EXPECT(g.y[4] == want, "form %d: %g %g", form, g.y[4], want);
   }
 }
 
 TEST(OptionsOfInt8AreChecked) {
   for (uint32_t scale : {0u, 0x80000000u, 0x7F800000u, 0x7FC00000u, 0xBF800000u}) {
     Graph g;
-    AskForInt8(&g, 2, scale);
+    AskForStatic(&g, scale);
     EXPECT(!g.Prepare() && g.Says("expected a scale above 0"), "%s", g.error.c_str());
   }
-  Graph changed, unknown, without, needless;
-  AskForInt8(&changed, 2, 0x3F800000);
+  for (size_t at : {1u, 2u, 3u, 5u}) {
+    Graph g;
+    AskForStatic(&g, 0x3F800000);
+    g.options[at] ^= 1;
+    g.Init();
+    EXPECT(!g.Prepare() && g.Says("checksum"), "%s", g.error.c_str());
+  }
+  Graph unknown, flags, without, needless, changed;
+  AskForDynamic(&unknown, 3);
+  EXPECT(!unknown.Prepare() && unknown.Says("unknown arithmetic 3"), "%s", unknown.error.c_str());
+  AskForDynamic(&without, 2);
+  EXPECT(!without.Prepare() && without.Says("expected 12 bytes of options"), "%s", without.error.c_str());
+  AskForLong(&needless, 0x3F800000, 1);
+  EXPECT(!needless.Prepare() && needless.Says("expected 8 bytes of options"), "%s", needless.error.c_str());
+  AskForLong(&changed, 0x3F800000);
   changed.options[9] ^= 1;
   changed.Init();
   EXPECT(!changed.Prepare() && changed.Says("checksum"), "%s", changed.error.c_str());
-  AskForInt8(&unknown, 3);
-  EXPECT(!unknown.Prepare() && unknown.Says("unknown arithmetic 3"), "%s", unknown.error.c_str());
-  AskForInt8(&without, 1);
-  without.options[3] = 2;
-  Put32(Crc32(0, without.options.data(), 4), without.options.data() + 4);
-  without.Init();
-  EXPECT(!without.Prepare() && without.Says("expected 12 bytes of options"), "%s", without.error.c_str());
-  AskForInt8(&needless, 2, 0x3F800000);
-  needless.options[3] = 1;
-  Put32(Crc32(Crc32(0, needless.options.data(), 4), needless.options.data() + 8, 4), needless.options.data() + 4);
-  needless.Init();
-  EXPECT(!needless.Prepare() && needless.Says("expected 8 bytes of options"), "%s", needless.error.c_str());
+  AskForStatic(&flags, 0x3F800000, 8);
+  EXPECT(!flags.Prepare() && flags.Says("unknown flags 8"), "%s", flags.error.c_str());
+}
+
+TEST(StaticOptionsHaveTheSameFlags) {
+  Graph g;
+  g.Set(kX, kTfLiteFloat32, kTfLiteArenaRw, {2, 1, 20}, g.x.data(), 160);
+  AskForStatic(&g, 0x3C800000, 3 | 4);  // ReLU6, keep_num_dims
+  for (float& b : g.bias) b = 100.0f;
+  EXPECT(g.Prepare() && g.Invoke(), "%s", g.error.c_str());
+  EXPECT(g.tensors[kY].dims->size == 3 && g.y[0] == 6.0f, "rank %d, %g", g.tensors[kY].dims->size, g.y[0]);
+}
+
+// Newer files may have options of any size: it is the library that is old, and not the file that is wrong.
+TEST(NewerVersionsAskForANewerLibrary) {
+  for (size_t size : {1u, 8u, 12u, 100u}) {
+    Graph g;
+    std::vector<uint8_t> options(size);
+    options[0] = 3;
+    Replace(&g, options);
+    EXPECT(!g.Prepare() && g.Says("expected options version 1 or 2, got 3; install a keras_prune that reads it"), "%s",
+           g.error.c_str());
+  }
 }
 
 TEST(AnEmptyBatchNeedsNoMemory) {

@@ -7,7 +7,11 @@
 namespace keras_prune {
 namespace {
 
-constexpr uint8_t kOptionsVersion = 1;
+bool HasChecksum(const uint8_t* o, int size) {
+  if (o[0] == 1) return Load32(o + 4) == Crc32(Crc32(0, o, 4), o + 8, static_cast<size_t>(size) - 8);
+  const uint32_t crc = Crc32(Crc32(0, o, 2), o + 4, 4);
+  return o[2] == (crc & 255) && o[3] == (crc >> 8 & 255);
+}
 
 }  // namespace
 
@@ -23,18 +27,21 @@ bool TensorExists(const TfLiteContext* context, int index) {
 
 Options ReadOptions(const TfLiteNode& node) {
   Options options = {node.custom_initial_data != nullptr ? node.custom_initial_data_size : 0, {}};
-  const bool fits = options.size >= kOptionsBytes && options.size <= kMostOptionsBytes;
-  if (fits) memcpy(options.bytes, node.custom_initial_data, static_cast<size_t>(options.size));
+  const int known = options.size < kMostOptionsBytes ? options.size : kMostOptionsBytes;
+  if (known > 0) memcpy(options.bytes, node.custom_initial_data, static_cast<size_t>(known));
   return options;
 }
 
-TfLiteStatus CheckOptions(TfLiteContext* context, const char* op, const Options& options, int most_bytes) {
-  KP_CHECK(options.size == kOptionsBytes || options.size == most_bytes,
-           "%s: expected %d bytes of options, got %d; export the model again", op, kOptionsBytes, options.size);
-  const uint8_t* o = options.bytes;
-  KP_CHECK(o[0] == kOptionsVersion, "%s: expected options version %d, got %d; install a keras_prune that reads it", op,
-           kOptionsVersion, o[0]);
-  KP_CHECK(Load32(o + 4) == Crc32(Crc32(0, o, 4), o + 8, static_cast<size_t>(options.size) - 8),
+// The version first: newer ones may have other sizes.
+TfLiteStatus CheckOptions(TfLiteContext* context, const char* op, const Options& options, uint8_t newest) {
+  const uint8_t version = options.bytes[0];
+  KP_CHECK(options.size == 0 || (version >= 1 && version <= newest),
+           "%s: expected options version %s, got %d; install a keras_prune that reads it", op,
+           newest == 1 ? "1" : "1 or 2", version);
+  const bool is_long = newest == 2 && version == 1 && options.size == kMostOptionsBytes;
+  KP_CHECK(is_long || options.size == kOptionsBytes, "%s: expected %d bytes of options, got %d; export the model again",
+           op, kOptionsBytes, options.size);
+  KP_CHECK(HasChecksum(options.bytes, options.size),
            "%s: the options' checksum does not match (corrupt); export the model again", op);
   return kTfLiteOk;
 }

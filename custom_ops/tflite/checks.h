@@ -18,7 +18,8 @@ namespace keras_prune {
 constexpr int kOptionsBytes = 8, kMostOptionsBytes = 12;
 
 // The operators' custom options: version, three bytes of the operator, checksum, and four more bytes of some operators;
-// the checksum is of all bytes but its own.
+// of version 2: version, a byte of the operator, two bytes of the checksum, four bytes of the operator. The checksum is
+// of all bytes but its own.
 struct Options {
   int size;  // as it is in the file
   uint8_t bytes[kMostOptionsBytes];
@@ -29,8 +30,8 @@ bool IsConstant(const TfLiteTensor& tensor);
 bool TensorExists(const TfLiteContext* context, int index);
 
 Options ReadOptions(const TfLiteNode& node);
-TfLiteStatus CheckOptions(TfLiteContext* context, const char* op, const Options& options,
-                          int most_bytes = kOptionsBytes);
+// An operator with a version 2 may also have the four more bytes of version 1.
+TfLiteStatus CheckOptions(TfLiteContext* context, const char* op, const Options& options, uint8_t newest = 1);
 
 // A constant of bytes in one dimension.
 TfLiteStatus CheckPackedTensor(TfLiteContext* context, const char* op, int index);

@@ -4,129 +4,101 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../tensor_format.h"
-#include "checks.h"
-#include "shared.h"
+#include "packed_op.h"
 
 namespace keras_prune {
 namespace {
 
 constexpr int kConvOptionsBytes = 16;
-constexpr uint8_t kConvOptionsVersion = 1;
 constexpr int kRank = 4;  // NHWC
 
-// The operator's options as they are in the file.
+// The operator's options as they are in the file, and what version 2 has in their places.
 struct ConvOptions {
-  uint8_t version, activation, padding, reserved;
+  uint8_t version, activation, padding, arithmetic;
   uint8_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w;
-  uint8_t reserved_too[2];
+  uint8_t reserved[2];
   uint8_t checksum[4];
 };
-static_assert(sizeof(ConvOptions) == kConvOptionsBytes, "as docs/format.md has it");
+struct StaticConvOptions {
+  uint8_t version, flags;  // bits 0 and 1: activation, 2: padding
+  uint8_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w;
+  uint8_t x_scale[4];
+  uint8_t checksum[4];
+};
+static_assert(sizeof(ConvOptions) == kConvOptionsBytes && sizeof(StaticConvOptions) == kConvOptionsBytes,
+              "as docs/format.md has it");
 
-// One operator of the file, and its layout once it is prepared.
-struct PackedConv {
-  Shared* shared;  // with the delegate's other operators
-  int num_inputs, num_outputs;
-  int x, packed, bias, y;  // tensor indices; bias may be kTfLiteOptionalTensor
+struct PackedConv : PackedOp {
   int options_size;
-  ConvOptions options;
-  FcLayout* layout;
-  const void* layout_data;  // the packed bytes that the layout was made from
-  size_t layout_bytes;
-  FcOptions made_for;
+  uint8_t bytes[kConvOptionsBytes];  // of the options
+  ConvOptions options;               // of version 1, or as version 2 says in other places
   ConvShape shape;
-  float low, high;
-  Workers* workers;  // null: the caller's thread alone
-  void* workspace;
-  size_t workspace_bytes;
 };
 
 #define KP_REQUIRE(condition, ...) KP_CHECK(condition, "KerasPruneConv2D: " __VA_ARGS__)
 
-int IndexOf(const TfLiteIntArray& indices, int at) {
-  return indices.size > at ? indices.data[at] : kTfLiteOptionalTensor;
-}
-
 void* Init(TfLiteContext* context, const char* buffer, size_t) {
-  const auto* params = reinterpret_cast<const TfLiteDelegateParams*>(buffer);
   auto* op = static_cast<PackedConv*>(calloc(1, sizeof(PackedConv)));
-  TfLiteNode* node;
-  TfLiteRegistration* registration;
-  if (op == nullptr || params->nodes_to_replace->size != 1 ||
-      context->GetNodeAndRegistration(context, params->nodes_to_replace->data[0], &node, &registration) != kTfLiteOk) {
+  const TfLiteNode* node = op != nullptr ? ReadNode(context, buffer, kPackedConvName, op) : nullptr;
+  if (node == nullptr) {
     free(op);
     return nullptr;  // reported by Prepare
   }
-  op->shared = static_cast<Shared*>(params->delegate->data);
-  op->num_inputs = node->inputs->size;
-  op->num_outputs = node->outputs->size;
-  op->x = IndexOf(*node->inputs, 0);
-  op->packed = IndexOf(*node->inputs, 1);
-  op->bias = IndexOf(*node->inputs, 2);
-  op->y = IndexOf(*node->outputs, 0);
   op->options_size = node->custom_initial_data != nullptr ? node->custom_initial_data_size : 0;
-  if (op->options_size == kConvOptionsBytes) memcpy(&op->options, node->custom_initial_data, kConvOptionsBytes);
+  const int known = op->options_size < kConvOptionsBytes ? op->options_size : kConvOptionsBytes;
+  if (known > 0) memcpy(op->bytes, node->custom_initial_data, static_cast<size_t>(known));
   return op;
 }
 
-void Free(TfLiteContext*, void* buffer) {
-  auto* op = static_cast<PackedConv*>(buffer);
-  if (op == nullptr) return;
-  FreeFcLayout(op->layout);
-  free(op->workspace);
-  free(op);
-}
+void Free(TfLiteContext*, void* buffer) { FreeOp(static_cast<PackedConv*>(buffer)); }
 
 // Once the images are known.
-FcOptions WantedLayout(const PackedConv& op) {
-  return {op.shared->isa, Activations::kFloat32, ConvPixels(op.shape)};
+FcOptions WantedLayout(const PackedConv& op) { return {op.shared->isa, op.activations, ConvPixels(op.shape)}; }
+
+TfLiteStatus ReadPlainOptions(TfLiteContext* context, PackedConv* op) {
+  ConvOptions& o = op->options;
+  memcpy(&o, op->bytes, sizeof o);
+  KP_REQUIRE(o.reserved[0] == 0 && o.reserved[1] == 0, "unknown flags %d %d; install a keras_prune that reads them",
+             o.reserved[0], o.reserved[1]);
+  return ReadArithmetic(context, op, o.arithmetic);
 }
 
-TfLiteStatus CheckConvOptions(TfLiteContext* context, PackedConv* op) {
-  KP_REQUIRE(op->options_size == kConvOptionsBytes, "expected %d bytes of options, got %d; export the model again",
-             kConvOptionsBytes, op->options_size);
-  const ConvOptions& o = op->options;
-  KP_REQUIRE(o.version == kConvOptionsVersion, "expected options version %d, got %d; install a keras_prune that reads it",
-             kConvOptionsVersion, o.version);
-  KP_REQUIRE(Load32(o.checksum) == Crc32(0, &o.version, kConvOptionsBytes - 4),
+// Version 2: as short as version 1, so that libraries that know only that one say which version they need.
+TfLiteStatus ReadStaticOptions(TfLiteContext* context, PackedConv* op) {
+  StaticConvOptions o;
+  memcpy(&o, op->bytes, sizeof o);
+  KP_REQUIRE(o.flags >> 3 == 0, "unknown flags %d; install a keras_prune that reads them", o.flags);
+  op->options = {o.version, static_cast<uint8_t>(o.flags & 3), static_cast<uint8_t>(o.flags >> 2), kInt8Dynamic,
+                 o.kernel_h, o.kernel_w, o.stride_h, o.stride_w, o.dilation_h, o.dilation_w, {}, {}};
+  return ReadStaticScale(context, op, o.x_scale);
+}
+
+// Newer versions may have other sizes.
+TfLiteStatus CheckVersion(TfLiteContext* context, const PackedConv& op) {
+  const uint8_t version = op.bytes[0];
+  KP_REQUIRE(op.options_size == 0 || (version >= kPlainOptions && version <= kStaticOptions),
+             "expected options version %d or %d, got %d; install a keras_prune that reads it", kPlainOptions,
+             kStaticOptions, version);
+  KP_REQUIRE(op.options_size == kConvOptionsBytes, "expected %d bytes of options, got %d; export the model again",
+             kConvOptionsBytes, op.options_size);
+  KP_REQUIRE(Load32(op.bytes + kConvOptionsBytes - 4) == Crc32(0, op.bytes, kConvOptionsBytes - 4),
              "the options' checksum does not match (corrupt); export the model again");
-  KP_REQUIRE(o.activation <= 3, "expected an activation from 0 to 3, got %d; export the model again", o.activation);
+  return kTfLiteOk;
+}
+
+TfLiteStatus ReadConvOptions(TfLiteContext* context, PackedConv* op) {
+  TfLiteStatus status = CheckVersion(context, *op);
+  if (status == kTfLiteOk) {
+    status = op->bytes[0] == kStaticOptions ? ReadStaticOptions(context, op) : ReadPlainOptions(context, op);
+  }
+  const ConvOptions& o = op->options;
+  if (status == kTfLiteOk) status = ReadActivation(context, op, o.activation);
+  if (status != kTfLiteOk) return status;
   KP_REQUIRE(o.padding <= 1, "expected padding 0 (same) or 1 (valid), got %d; export the model again", o.padding);
-  KP_REQUIRE(o.reserved == 0 && o.reserved_too[0] == 0 && o.reserved_too[1] == 0,
-             "unknown flags %d %d %d; install a keras_prune that reads them", o.reserved, o.reserved_too[0],
-             o.reserved_too[1]);
   KP_REQUIRE(o.kernel_h > 0 && o.kernel_w > 0 && o.stride_h > 0 && o.stride_w > 0 && o.dilation_h > 0 &&
                  o.dilation_w > 0,
              "expected a kernel, strides and dilations of 1 or more, got %dx%d, %dx%d and %dx%d; export again",
              o.kernel_h, o.kernel_w, o.stride_h, o.stride_w, o.dilation_h, o.dilation_w);
-  constexpr float kInfinity = __builtin_inff();
-  constexpr float kLow[] = {-kInfinity, 0.0f, -1.0f, 0.0f}, kHigh[] = {kInfinity, kInfinity, 1.0f, 6.0f};
-  op->low = kLow[o.activation];
-  op->high = kHigh[o.activation];
-  return kTfLiteOk;
-}
-
-TfLiteStatus CheckTensorIndices(TfLiteContext* context, const PackedConv& op) {
-  KP_REQUIRE(op.num_inputs == 2 || op.num_inputs == 3, "expected 2 or 3 inputs, got %d; export the model again",
-             op.num_inputs);
-  KP_REQUIRE(op.num_outputs == 1, "expected 1 output, got %d; export the model again", op.num_outputs);
-  const auto exists = [context](int index) { return TensorExists(context, index); };
-  KP_REQUIRE(exists(op.x) && exists(op.packed) && exists(op.y), "an input or the output is missing; export again");
-  KP_REQUIRE(op.bias == kTfLiteOptionalTensor || exists(op.bias), "the bias is missing; export the model again");
-  return kTfLiteOk;
-}
-
-TfLiteStatus CheckBias(TfLiteContext* context, const PackedConv& op, uint32_t rows) {
-  if (op.bias == kTfLiteOptionalTensor) return kTfLiteOk;
-  const TfLiteTensor& t = context->tensors[op.bias];
-  KP_REQUIRE(t.type == kTfLiteFloat32, "bias %s: expected float32, got type %d; export the model again", NameOf(t),
-             t.type);
-  KP_REQUIRE(t.dims != nullptr && t.dims->size == 1 && static_cast<uint32_t>(t.dims->data[0]) == rows,
-             "bias %s: expected shape [%u] as the packed weights have rows, got rank %d and %d values; export again",
-             NameOf(t), rows, t.dims != nullptr ? t.dims->size : 0, static_cast<int>(t.bytes / sizeof(float)));
-  KP_REQUIRE(!IsConstant(t) || t.data != nullptr, "bias %s: expected values, got a constant without any; export again",
-             NameOf(t));
   return kTfLiteOk;
 }
 
@@ -191,86 +163,20 @@ TfLiteStatus ComputeOutput(TfLiteContext* context, PackedConv* op, uint32_t rows
   return kTfLiteOk;
 }
 
-// The channels that the file declares; -1: any.
-int DeclaredChannels(const TfLiteTensor& y) {
-  const bool has_signature = y.dims_signature != nullptr && y.dims_signature->size > 0;
-  const TfLiteIntArray* declared = has_signature ? y.dims_signature : y.dims;
-  return declared != nullptr && declared->size > 0 ? declared->data[declared->size - 1] : -1;
-}
-
-TfLiteStatus CheckOutput(TfLiteContext* context, const PackedConv& op, uint32_t rows) {
-  const TfLiteTensor& y = context->tensors[op.y];
-  KP_REQUIRE(y.type == kTfLiteFloat32, "output %s: expected float32, got type %d; export the model again", NameOf(y),
-             y.type);
-  KP_REQUIRE(!IsConstant(y), "output %s: expected a tensor to write to, got a constant; export the model again",
-             NameOf(y));
-  const int last = DeclaredChannels(y);
-  KP_REQUIRE(last < 0 || static_cast<uint32_t>(last) == rows,
-             "output %s: expected %u channels as the packed weights have rows, got %d; export again", NameOf(y), rows,
-             last);
-  KP_REQUIRE(op.bias != kTfLiteOptionalTensor || last >= 0,
-             "output %s: expected a last dimension in the file, got none; export the model again", NameOf(y));
-  return kTfLiteOk;
-}
-
 // Everything that the tensors' shapes tell is compared with what the packed bytes claim, before memory is spent on it.
 TfLiteStatus CheckShapes(TfLiteContext* context, PackedConv* op, uint32_t rows, uint32_t cols) {
   TfLiteStatus status = CheckBias(context, *op, rows);
   if (status == kTfLiteOk) status = CheckOutput(context, *op, rows);
+  if (status == kTfLiteOk) status = CheckRowsDeclared(context, *op);
   if (status == kTfLiteOk) status = ReadImages(context, op, cols);
   return status == kTfLiteOk ? ComputeOutput(context, op, rows) : status;
 }
 
-TfLiteStatus DecodeLayout(TfLiteContext* context, PackedConv* op, const TfLiteTensor& t) {
+TfLiteStatus MakeLayoutOfBytes(TfLiteContext* context, PackedConv* op) {
   TensorView view;
-  Status status = ParseTensor(static_cast<const uint8_t*>(t.data), t.bytes, &view);
-  KP_REQUIRE(status == Status::kOk, "packed weights %s: %s", NameOf(t), StatusMessage(status));
-  KP_REQUIRE(view.values == Values::kCodebook,
-             "packed weights %s: expected values of a codebook (0), got kind %d; export the model again", NameOf(t),
-             static_cast<int>(view.values));
-  if (CheckShapes(context, op, view.rows, view.cols) != kTfLiteOk) return kTfLiteError;
-  const uint64_t num_bytes = EntriesBytes(view);
-  auto* scratch = num_bytes < SIZE_MAX ? static_cast<uint8_t*>(malloc(static_cast<size_t>(num_bytes) + 1)) : nullptr;
-  PackedView entries;
-  status = scratch != nullptr ? UnpackEntries(view, scratch, &entries) : Status::kOutOfMemory;
-  if (status == Status::kOk) status = MakeFcLayout(entries, WantedLayout(*op), &op->layout);
-  free(scratch);
-  KP_REQUIRE(status == Status::kOk, "packed weights %s: %s", NameOf(t), StatusMessage(status));
-  return kTfLiteOk;
-}
-
-// Makes the layout unless it is there already for these bytes and about as many pixels: prepare runs again at every
-// resize.
-TfLiteStatus MakeLayout(TfLiteContext* context, PackedConv* op) {
-  const TfLiteTensor& t = context->tensors[op->packed];
-  if (op->layout != nullptr && op->layout_data == t.data && op->layout_bytes == t.bytes) {
-    if (CheckShapes(context, op, FcRows(op->layout), FcCols(op->layout)) != kTfLiteOk) return kTfLiteError;
-    if (FcSameLayout(op->made_for, WantedLayout(*op))) return kTfLiteOk;
-  }
-  FreeFcLayout(op->layout);
-  op->layout = nullptr;
-  const TfLiteStatus status = DecodeLayout(context, op, t);
-  op->layout_data = t.data;
-  op->layout_bytes = t.bytes;
-  op->made_for = WantedLayout(*op);
-  return status;
-}
-
-// The threads and the memory for a call.
-TfLiteStatus MakeWorkspace(TfLiteContext* context, PackedConv* op) {
-  op->workers = WorkersFor(op->shared, *context);
-  const int num_threads = FcThreads(op->layout, ConvPixels(op->shape), NumThreads(op->workers));
-  if (num_threads == 1) op->workers = nullptr;
-  const size_t needed = ConvWorkspaceBytes(op->layout, op->shape, num_threads);
-  if (needed == op->workspace_bytes) return kTfLiteOk;
-  free(op->workspace);
-  op->workspace = nullptr;
-  op->workspace_bytes = 0;
-  if (needed == 0) return kTfLiteOk;
-  KP_REQUIRE(posix_memalign(&op->workspace, kWorkspaceAlignment, needed) == 0,
-             "out of memory for patches of the images; free memory or export the model again");
-  op->workspace_bytes = needed;
-  return kTfLiteOk;
+  TfLiteStatus status = ParseCodebook(context, *op, &view);
+  if (status == kTfLiteOk) status = CheckShapes(context, op, view.rows, view.cols);
+  return status == kTfLiteOk ? DecodeLayout(context, op, view, WantedLayout(*op)) : status;
 }
 
 TfLiteStatus ResizeOutput(TfLiteContext* context, const PackedConv& op) {
@@ -289,27 +195,20 @@ TfLiteStatus Prepare(TfLiteContext* context, TfLiteNode* node) {
   auto* op = static_cast<PackedConv*>(node->user_data);
   KP_REQUIRE(op != nullptr, "the operator could not be read from the graph; free memory or export the model again");
   TfLiteStatus status = CheckTensorIndices(context, *op);
-  if (status == kTfLiteOk) status = CheckConvOptions(context, op);
+  if (status == kTfLiteOk) status = ReadConvOptions(context, op);
   if (status == kTfLiteOk) status = CheckPackedTensor(context, kPackedConvName, op->packed);
-  if (status == kTfLiteOk) status = MakeLayout(context, op);
-  if (status == kTfLiteOk) status = MakeWorkspace(context, op);
+  if (status == kTfLiteOk) status = MakeLayout(context, op, CheckShapes, WantedLayout, MakeLayoutOfBytes);
+  if (status != kTfLiteOk) return status;
+  const int num_threads = FindWorkers(context, op, ConvPixels(op->shape));
+  status = ResizeWorkspace(context, op, ConvWorkspaceBytes(op->layout, op->shape, num_threads));
   return status == kTfLiteOk ? ResizeOutput(context, *op) : status;
 }
 
 TfLiteStatus Invoke(TfLiteContext* context, TfLiteNode* node) {
   const auto& op = *static_cast<const PackedConv*>(node->user_data);
-  const TfLiteTensor* t = context->tensors;
-  const auto* bias = op.bias == kTfLiteOptionalTensor ? nullptr : static_cast<const float*>(t[op.bias].data);
-  KP_REQUIRE(bias != nullptr || op.bias == kTfLiteOptionalTensor,
-             "bias %s: expected values, got none; compute it before this operator, or export again",
-             NameOf(t[op.bias]));
-  if (op.shape.batch == 0) return kTfLiteOk;
-  KP_REQUIRE(t[op.x].data != nullptr && t[op.y].data != nullptr, "the input or the output has no memory; export again");
-  FcCall call = {static_cast<const float*>(t[op.x].data), ConvPixels(op.shape), bias, op.low, op.high,
-                 static_cast<float*>(t[op.y].data)};
-  call.workers = op.workers;
-  call.workspace = op.workspace;
-  ConvForward(op.layout, op.shape, call);
+  FcCall call;
+  if (MakeCall(context, op, ConvPixels(op.shape), &call) != kTfLiteOk) return kTfLiteError;
+  if (op.shape.batch != 0) ConvForward(op.layout, op.shape, call);
   return kTfLiteOk;
 }
 

@@ -44,7 +44,7 @@ def variants(source: Any) -> dict[str, bytes]:
 
     Returns:
         Kind -> file: "float32" and "int8", and "int8, calibrated" if the file has scales; empty for a file without
-        fully connected layers that compute on packed weights.
+        layers that compute on packed weights.
     """
     data = files.read_tflite(source)
     own = own_kind(data)
@@ -56,7 +56,8 @@ def variants(source: Any) -> dict[str, bytes]:
 
 def own_kind(data: bytes) -> str:
     """The kind of activations that a file computes with; empty where no layer computes on packed weights."""
-    options = [options_of(op) for _, op in computing(flatbuffer.read(data))]
+    model = flatbuffer.read(data)
+    options = [options_of(model, op) for _, op in computing(model)]
     if any(option.x_scale is not None for option in options):
         return CALIBRATED
     return BY_ROW if any(option.activations == "int8" for option in options) else FLOAT32 if options else ""

@@ -47,8 +47,8 @@ def pack_tflite(
         weights: "lossless": every weight keeps every bit (a pruned one, the sign of its zero excepted). Else a
             `Codebook`, `Int8()` or "float16" for all pruned weights, or a dict of layer names or regular expressions to
             these; None as in `export_tflite`. Weights that are integers already always keep their bits.
-        activations: "float32": those of the file stay as they are. "int8": fully connected layers that compute on
-            packed weights quantize their activations while they run, as in `export_tflite`.
+        activations: "float32": those of the file stay as they are. "int8": fully connected layers and convolutions that
+            compute on packed weights quantize their activations while they run, as in `export_tflite`.
         min_sparsity: weights are pruned when at least this fraction is exactly zero, 0 to 1; with 0 all are.
         representative_data: for int8 activations, as in `export_tflite`: one scale a layer, for good.
 
@@ -160,7 +160,7 @@ def _with_int8(file: Any, result: bytes, choices: list[Choice], *, activations: 
     if not any(computing(file)) and all(choice.int8_scale is None for choice in choices):
         found = "\n".join(f"  {choice.name} {choice.shape}: {choice.reason}" for choice in choices)
         raise ValueError(
-            f"{activations.function}: expected a fully connected layer that computes on packed weights for "
+            f"{activations.function}: expected a layer that computes on packed weights for "
             f"activations='int8', got\n{found or '  no weights'}\n"
             "leave activations='float32'; or, for integers in all operators, export the Keras model with "
             "weights=keras_prune.Int8() and representative_data"

@@ -54,10 +54,10 @@ def export_tflite(
             ``Codebook(8)``. Else a `Codebook`, `Int8()`, "float16" or "lossless" for all pruned weights, or a dict of
             layer names or regular expressions to these. Weights that are not pruned keep every bit. At most
             ``2**bits - 1`` distinct non-zero weights are kept exactly by a codebook.
-        activations: "float32"; or "int8": the fully connected layers that compute on packed weights quantize each row
-            of their activations, and their codebook, to int8 while they run; other layers stay as they are. With
-            weights `Int8()`, or target "stock", all operators compute in integers. Inputs and outputs of the file stay
-            float32. `evaluate_tflite` reports the accuracy of both kinds (docs/exporting.md).
+        activations: "float32"; or "int8": the fully connected layers and convolutions that compute on packed weights
+            quantize each row or patch of their activations, and their codebook, to int8 while they run; other layers
+            stay as they are. With weights `Int8()`, or target "stock", all operators compute in integers. Inputs and
+            outputs of the file stay float32. `evaluate_tflite` reports the accuracy of both kinds (docs/exporting.md).
         target: "packed", or "stock" for built-in operators only: weights None (every bit), "float16" or `Int8()`, all
             of them, pruned or not, or "sparse": float32 in TFLite's own sparse tensors (docs/quantization.md).
         min_sparsity: weights are pruned when at least this fraction is exactly zero, 0 to 1; with 0 all are.
