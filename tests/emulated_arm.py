@@ -6,7 +6,6 @@ download, is kept in ``build/emulated/``.
 
 from __future__ import annotations
 
-import os
 import pathlib
 import shutil
 import subprocess
@@ -115,12 +114,14 @@ def packages_of(runtime: str) -> pathlib.Path:
     return folder
 
 
+def command(program: object, *arguments: object, cpu: str = "max", variables: tuple[str, ...] = ()) -> list[str]:
+    """That of an emulated program; ``cpu`` is qemu's name."""
+    unset = [part for name in ("PYTHONHOME", "KERAS_PRUNE_ISA") for part in ("-U", name)]
+    given = [part for variable in variables for part in ("-E", variable)]
+    return [str(part) for part in ("qemu-aarch64", "-cpu", cpu, "-L", root(), *unset, *given, program, *arguments)]
+
+
 def python(runtime: str, *arguments: object, cpu: str = "max") -> list[str]:
-    """The command of the emulated Python with a runtime; ``cpu`` is qemu's name."""
-    system = root()
-    variables = [part for name in ("PYTHONHOME", "KERAS_PRUNE_ISA") for part in ("-U", name)]
-    emulator = ["qemu-aarch64", "-cpu", cpu, "-L", system, *variables, "-E", f"PYTHONPATH={packages_of(runtime)}"]
-    return [
-        os.fspath(c) if isinstance(c, os.PathLike) else str(c)
-        for c in (*emulator, system / "usr/bin/python3.11", *arguments)
-    ]
+    """The command of the emulated Python with a runtime."""
+    variables = (f"PYTHONPATH={packages_of(runtime)}",)
+    return command(root() / "usr/bin/python3.11", *arguments, cpu=cpu, variables=variables)

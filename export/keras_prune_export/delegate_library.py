@@ -38,6 +38,10 @@ class DeviceTarget:
         """The name of the file for CMake in custom_ops/toolchains."""
         return f"{self.compiler.removesuffix('-g++')}.cmake"
 
+    def folder(self) -> pathlib.Path:
+        """Where the checkout's libraries for it are built."""
+        return _PACKAGE.parent / "build" / self.name
+
 
 TARGETS = {
     target.name: target
@@ -105,15 +109,15 @@ def _build(target: DeviceTarget) -> pathlib.Path:
             f"{target.name}: this installation of keras_prune holds no delegate for it, and no sources to build one "
             "from; run the command in a checkout of keras_prune (pip install -e .), or on the device itself"
         )
-    cmake = _tool("cmake")
+    cmake = tool("cmake")
     if cmake is None or shutil.which(target.compiler) is None:
         missing = "cmake" if cmake is None else target.compiler
         raise FileNotFoundError(
             f"{target.name}: expected {missing} on the PATH, to build the delegate; install it: "
             f"{'pip install cmake ninja' if cmake is None else f'apt-get install {target.package}'}"
         )
-    folder = _PACKAGE.parent / "build" / target.name
-    ninja = _tool("ninja")
+    folder = target.folder()
+    ninja = tool("ninja")
     generator = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"] if ninja else []
     toolchain = f"-DCMAKE_TOOLCHAIN_FILE={source / 'toolchains' / target.toolchain}"
     release = ["-DCMAKE_BUILD_TYPE=Release", "-DCMAKE_SHARED_LINKER_FLAGS=-s"]
@@ -122,7 +126,7 @@ def _build(target: DeviceTarget) -> pathlib.Path:
     return folder / _NAME
 
 
-def _tool(name: str) -> str | None:
+def tool(name: str) -> str | None:
     """A command on the PATH, or of this Python's environment."""
     beside = pathlib.Path(sys.executable).with_name(name)
     return shutil.which(name) or (str(beside) if beside.is_file() else None)
