@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "../scratch.h"
 #include "entries.h"
 #include "old_glibc.h"
 
@@ -186,12 +187,15 @@ const FcLayout* Find(const SharedLayout& shared, const LayoutUse& use) {
 }
 
 // Makes a layout and adds it. Needs build_mutex, and that Find found none.
-Status AddLayout(Entries* entries, const LayoutUse& use, SharedLayout* shared) {
+Status AddLayout(const Entries& entries, const LayoutUse& use, SharedLayout* shared) {
   const int index = shared->num_layouts;
   if (index == kMostLayouts) return Status::kOutOfMemory;  // never: each kernel makes one
-  Status status = entries->Unpack();
+  const Scratch scratch(entries.ScratchBytes());
+  if (scratch.data() == nullptr) return Status::kOutOfMemory;
+  PackedView view;
+  Status status = entries.Unpack(scratch.data(), &view);
   if (status != Status::kOk) return status;
-  status = MakeFcLayout(entries->view(), {shared->isa, use.activations, use.batch}, &shared->made[index].layout);
+  status = MakeFcLayout(view, {shared->isa, use.activations, use.batch}, &shared->made[index].layout);
   if (status != Status::kOk) return status;
   shared->made[index].use = use;
   __atomic_store_n(&shared->num_layouts, index + 1, __ATOMIC_RELEASE);
@@ -199,7 +203,7 @@ Status AddLayout(Entries* entries, const LayoutUse& use, SharedLayout* shared) {
 }
 
 // One reference, the caller's; null: without memory, or `*status` is not kOk. Needs build_mutex.
-SharedLayout* MakeShared(Entries* entries, const LayoutUse& use, Isa isa, Status* status) {
+SharedLayout* MakeShared(const Entries& entries, const LayoutUse& use, Isa isa, Status* status) {
   auto* shared = static_cast<SharedLayout*>(calloc(1, sizeof(SharedLayout)));
   *status = Status::kOutOfMemory;
   if (shared == nullptr) return nullptr;
@@ -248,7 +252,7 @@ LayoutLookup Failure(Status status) {
 LayoutLookup AddAnother(const Packed& packed, const LayoutUse& use, SharedLayout* shared) {
   Entries entries(packed.data, packed.num_bytes);
   const char* error = entries.Parse();
-  const Status status = error == nullptr ? AddLayout(&entries, use, shared) : Status::kOk;
+  const Status status = error == nullptr ? AddLayout(entries, use, shared) : Status::kOk;
   if (error == nullptr && status == Status::kOk) return {shared, Find(*shared, use), nullptr, false};
   ReleaseLayout(shared);
   return error != nullptr ? Failure(error) : Failure(status);
@@ -266,7 +270,7 @@ LayoutLookup MakeFirst(const Packed& packed, const LayoutUse& use, const SizeChe
   if (error != nullptr) return Failure(error);
   if (!check.accept(check.caller, entries.rows(), entries.cols(), entries.is_coded())) return Failure(nullptr);
   Status status;
-  SharedLayout* shared = MakeShared(&entries, use, isa, &status);
+  SharedLayout* shared = MakeShared(entries, use, isa, &status);
   return shared != nullptr ? LayoutLookup{shared, shared->made[0].layout, nullptr, false} : Failure(status);
 }
 
