@@ -2,6 +2,8 @@
 
 #include <stdlib.h>
 
+#include "../scratch.h"
+
 namespace keras_prune {
 namespace {
 
@@ -129,12 +131,10 @@ TfLiteStatus ParseCodebook(TfLiteContext* context, const PackedOp& op, TensorVie
 
 TfLiteStatus DecodeLayout(TfLiteContext* context, PackedOp* made, const TensorView& view, const FcOptions& wanted) {
   const PackedOp& op = *made;
-  const uint64_t num_bytes = EntriesBytes(view);
-  auto* scratch = num_bytes < SIZE_MAX ? static_cast<uint8_t*>(malloc(static_cast<size_t>(num_bytes) + 1)) : nullptr;
+  const Scratch scratch(EntriesBytes(view));
   PackedView entries;
-  Status status = scratch != nullptr ? UnpackEntries(view, scratch, &entries) : Status::kOutOfMemory;
+  Status status = scratch.data() != nullptr ? UnpackEntries(view, scratch.data(), &entries) : Status::kOutOfMemory;
   if (status == Status::kOk) status = MakeFcLayout(entries, wanted, &made->layout);
-  free(scratch);
   KP_REQUIRE(status == Status::kOk, "packed weights %s: %s", NameOf(context->tensors[op.packed]),
              StatusMessage(status));
   return kTfLiteOk;
