@@ -132,10 +132,14 @@ def memory(figures: Figures) -> str:
     for name, forms in figures["memory"]["networks"].items():
         for form, row in forms.items():
             peak = "" if row["peak_bytes"] is None else f"{row['peak_bytes']:,}"
+            entries = f"{row['entry_bytes']:,}" if "isa" in row else ""
             layout = f"{row['layout_bytes']:,}" if "isa" in row else ""
             share = f"{row['layout_bytes'] / row['entry_bytes']:.2f}" if "isa" in row else ""
-            rows.append([f"{name}, {form}", f"{row['file_bytes']:,}", peak, layout, share])
-    return table(("dense layers of", "file", "peak of the process", "compute layouts", "layouts / entries"), rows)
+            dense = forms["dense float32"]["peak_bytes"]
+            less = f"{dense / row['peak_bytes']:.1f}×" if row["peak_bytes"] and dense else ""
+            rows.append([f"{name}, {form}", f"{row['file_bytes']:,}", entries, layout, share, peak, less])
+    head = ("dense layers of", "file", "entries", "compute layouts", "layouts / entries", "peak of the process")
+    return table((*head, "dense float32's peak is"), rows)
 
 
 # Name of the table -> the part that it needs, and its function.
