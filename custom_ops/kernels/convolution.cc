@@ -28,7 +28,7 @@ struct Conv {
 };
 
 size_t BlockWidth(const FcLayout* layout) {
-  return layout->kernel->input == Input::kTile ? layout->kernel->tile : kPatches;
+  return IsTile(layout->kernel->input) ? layout->kernel->tile : kPatches;
 }
 
 size_t NumBlocks(const FcLayout* layout, const ConvShape& shape) {
@@ -44,9 +44,9 @@ size_t NumShares(const FcLayout* layout, const ConvShape& shape, int num_threads
 
 // One block in the form that the kernel wants; int8 kernels also need a patch before it is quantized.
 size_t ShareBytes(const FcLayout* layout) {
-  const size_t floats = layout->cols * sizeof(float);
-  if (layout->kernel->input == Input::kInt8Rows) return Aligned(floats) + kPatches * Aligned(layout->cols);
-  return Aligned(floats * BlockWidth(layout));
+  const size_t floats = layout->cols * sizeof(float), width = BlockWidth(layout);
+  const size_t tile = layout->kernel->input == Input::kInt8Rows ? 0 : Aligned(floats * width);
+  return IsInt8(layout->kernel->input) ? tile + Aligned(floats) + width * Aligned(layout->cols) : tile;
 }
 
 // Where the patch of one pixel begins; y and x may lie outside of the image.
@@ -104,7 +104,6 @@ void FillPatch(const Conv& work, const Window& window, float* patch) {
 // A patch that is not finite has results that are not: also those of weights of which nothing is kept, so before them.
 void FillInt8(const Conv& work, const Window* windows, char* memory, float* scales, RowBlock* rows) {
   const FcLayout& layout = *work.layout;
-  const auto quantize = layout.kernel->quantize != nullptr ? layout.kernel->quantize : QuantizeRow;
   auto* patch = reinterpret_cast<float*>(memory);
   auto* values = reinterpret_cast<int8_t*>(memory + Aligned(layout.cols * sizeof(float)));
   rows->x = values;
@@ -112,9 +111,20 @@ void FillInt8(const Conv& work, const Window* windows, char* memory, float* scal
   rows->scales = scales;
   for (size_t i = 0; i < rows->count; ++i) {
     FillPatch(work, windows[i], patch);
-    scales[i] = quantize(patch, layout.cols, rows->stride, work.call->x_scale, values + i * rows->stride);
+    scales[i] = QuantizeFor(*layout.kernel, patch, layout.cols, work.call->x_scale, values + i * rows->stride);
     if (isnan(scales[i])) std::fill_n(rows->y + i * rows->y_stride, rows->y_stride, NAN);
   }
+}
+
+// The tile comes first.
+void FillInt8Tile(const Conv& work, const Window* windows, char* memory, float* scales, RowBlock* rows) {
+  const size_t cols = work.layout->cols, tile_bytes = Aligned(cols * sizeof(float) * work.width);
+  FillInt8(work, windows, memory + tile_bytes, scales, rows);
+  const auto* values = static_cast<const int8_t*>(rows->x);
+  auto* tile = reinterpret_cast<float*>(memory);
+  rows->x = tile;
+  rows->stride = TileStride(*work.layout->kernel, rows->count);
+  LoadInt8Tile(values, cols, *rows, tile);
 }
 
 // The patches as the kernel wants them; int8 ones with their scales.
@@ -131,6 +141,7 @@ void Fill(const Conv& work, const Window* windows, char* memory, float* scales, 
       for (size_t i = 0; i < rows->count; ++i) FillPatch(work, windows[i], floats + i * cols);
       return;
     case Input::kInt8Rows: return FillInt8(work, windows, memory, scales, rows);
+    case Input::kInt8Tile: return FillInt8Tile(work, windows, memory, scales, rows);
   }
 }
 
@@ -138,7 +149,7 @@ void RunBlock(const Conv& work, size_t block, char* memory) {
   const FcCall& call = *work.call;
   const size_t first = block * work.width;
   Window windows[kMostTile];
-  float scales[kPatches];
+  float scales[kMostTile];
   RowBlock rows = {};
   rows.count = std::min(work.width, call.batch - first);
   rows.bias = call.bias;
@@ -153,7 +164,7 @@ void RunBlock(const Conv& work, size_t block, char* memory) {
     FillRows(work.layout->rows, part);
   }
   // Int8 tells a patch that is not finite also where no weight is kept.
-  if (work.layout->num_parts == 0 && work.layout->kernel->input != Input::kInt8Rows) return;
+  if (work.layout->num_parts == 0 && !IsInt8(work.layout->kernel->input)) return;
   LocateWindows(work, first, rows.count, windows);
   Fill(work, windows, memory, scales, &rows);
   ForwardParts(work.layout, rows, work.workers);

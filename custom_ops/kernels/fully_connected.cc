@@ -51,7 +51,7 @@ const char* FcKernelName(const FcLayout* layout) { return layout->kernel->name; 
 
 bool FcSuits(const FcLayout* layout, size_t batch) {
   const FcKernel& made = *layout->kernel;
-  const auto activations = made.input == Input::kInt8Rows ? Activations::kInt8 : Activations::kFloat32;
+  const auto activations = IsInt8(made.input) ? Activations::kInt8 : Activations::kFloat32;
   return KernelFor({made.isa, activations, batch})->input == made.input;
 }
 
@@ -67,15 +67,16 @@ void FillRows(uint32_t rows, const FcCall& call) {
 
 void FcForward(const FcLayout* layout, const FcCall& call) {
   // Tiles are filled one by one: all of y may be more than the caches hold.
-  const bool is_tiled = layout->kernel->input == Input::kTile && layout->num_parts != 0;
+  const bool is_tiled = IsTile(layout->kernel->input) && layout->num_parts != 0;
   if (layout->kept_rows < layout->rows && !is_tiled) FillRows(layout->rows, call);
   if (call.batch == 0) return;
   // Int8 tells a row of x that is not finite also where no weight is kept.
-  if (layout->num_parts == 0 && layout->kernel->input != Input::kInt8Rows) return;
+  if (layout->num_parts == 0 && !IsInt8(layout->kernel->input)) return;
   switch (layout->kernel->input) {
     case Input::kRows: return ForwardRows(layout, call);
     case Input::kInt8Rows: return ForwardInt8Rows(layout, call);
-    case Input::kTile: return ForwardTiles(layout, call);
+    case Input::kTile:
+    case Input::kInt8Tile: return ForwardTiles(layout, call);
   }
 }
 
@@ -83,7 +84,8 @@ size_t FcWorkspaceBytes(const FcLayout* layout, size_t batch, int num_threads) {
   switch (layout->kernel->input) {
     case Input::kRows: return 0;
     case Input::kInt8Rows: return Int8RowsBytes(layout, batch);
-    case Input::kTile: return TilesBytes(layout, batch, num_threads);
+    case Input::kTile:
+    case Input::kInt8Tile: return TilesBytes(layout, batch, num_threads);
   }
   return 0;
 }

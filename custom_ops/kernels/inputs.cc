@@ -47,6 +47,11 @@ RowBlock RowsOf(const FcLayout* layout, const FcCall& call) {
   return rows;
 }
 
+// Results of a row of x that is not finite: rows of weights of which nothing is kept have none of a kernel.
+void FillNan(size_t size, float* y) {
+  for (size_t row = 0; row < size; ++row) y[row] = NAN;
+}
+
 struct Tiles {
   const FcLayout* layout;
   const FcCall* call;
@@ -61,21 +66,42 @@ FcCall Part(FcCall call, const RowBlock& rows) {
   return call;
 }
 
+// A tile of this many batch rows, and behind it their int8 values.
+size_t TileBytes(const FcLayout* layout, size_t batch) {
+  const size_t stride = TileStride(*layout->kernel, batch);
+  const size_t tile = Aligned(layout->cols * stride * sizeof(float));
+  return layout->kernel->input == Input::kInt8Tile ? tile + stride * Aligned(layout->cols) : tile;
+}
+
+// Rows that are not finite get NaN for results, those of weights of which nothing is kept too.
+void LoadTileOf(const FcLayout* layout, const FcCall& call, const float* x, float* scales, float* tile,
+                RowBlock* rows) {
+  const size_t cols = layout->cols;
+  rows->x = tile;
+  rows->stride = TileStride(*layout->kernel, rows->count);
+  rows->scales = scales;
+  if (layout->kernel->input == Input::kTile) return LoadTile(x, rows->count, cols, cols, rows->stride, tile);
+  auto* values = reinterpret_cast<int8_t*>(tile) + Aligned(cols * rows->stride * sizeof(float));
+  for (size_t b = 0; b < rows->count; ++b) {
+    scales[b] = QuantizeFor(*layout->kernel, x + b * cols, cols, call.x_scale, values + b * Aligned(cols));
+    if (isnan(scales[b])) FillNan(rows->y_stride, rows->y + b * rows->y_stride);
+  }
+  LoadInt8Tile(values, cols, *rows, tile);
+}
+
 // Tiles [first, end) by one thread, which has the workspace of `share`.
 void RunTiles(const Tiles& work, size_t share, size_t first, size_t end) {
   const FcLayout* layout = work.layout;
   const size_t width = layout->kernel->tile, cols = layout->cols;
-  const size_t tile_bytes = Aligned(cols * TileStride(*layout->kernel, work.call->batch) * sizeof(float));
-  auto* tile = static_cast<float*>(work.call->workspace) + share * tile_bytes / sizeof(float);
+  auto* memory = static_cast<char*>(work.call->workspace) + share * TileBytes(layout, work.call->batch);
+  float scales[kMostTile];
   for (size_t at = first; at < end; ++at) {
     RowBlock rows = RowsOf(layout, *work.call);
     const size_t row = at * width;
     rows.count = std::min(width, work.call->batch - row);
-    rows.stride = TileStride(*layout->kernel, rows.count);
-    LoadTile(work.call->x + row * cols, rows.count, cols, cols, rows.stride, tile);
-    rows.x = tile;
     rows.y += row * layout->rows;
     if (layout->kept_rows < layout->rows) FillRows(layout->rows, Part(*work.call, rows));
+    LoadTileOf(layout, *work.call, work.call->x + row * cols, scales, reinterpret_cast<float*>(memory), &rows);
     ForwardParts(layout, rows, work.workers);
   }
 }
@@ -89,11 +115,6 @@ void RunTilesOfShare(void* context, int part) {
 size_t NumTiles(const FcLayout* layout, size_t batch) {
   const size_t width = layout->kernel->tile;
   return batch / width + (batch % width != 0);
-}
-
-// Results of a row of x that is not finite: rows of weights of which nothing is kept have none of a kernel.
-void FillNan(size_t size, float* y) {
-  for (size_t row = 0; row < size; ++row) y[row] = NAN;
 }
 
 }  // namespace
@@ -115,7 +136,6 @@ void ForwardRows(const FcLayout* layout, const FcCall& call) {
 
 void ForwardInt8Rows(const FcLayout* layout, const FcCall& call) {
   const size_t stride = Aligned(layout->cols);
-  const auto quantize = layout->kernel->quantize != nullptr ? layout->kernel->quantize : QuantizeRow;
   auto* values = static_cast<int8_t*>(call.workspace);
   float scales[kMostInt8Rows];
   RowBlock rows = RowsOf(layout, call);
@@ -126,7 +146,7 @@ void ForwardInt8Rows(const FcLayout* layout, const FcCall& call) {
     rows.count = std::min(kMostInt8Rows, call.batch - row);
     for (size_t b = 0; b < rows.count; ++b) {
       const float* x = call.x + (row + b) * layout->cols;
-      scales[b] = quantize(x, layout->cols, stride, call.x_scale, values + b * stride);
+      scales[b] = QuantizeFor(*layout->kernel, x, layout->cols, call.x_scale, values + b * stride);
       if (isnan(scales[b])) FillNan(rows.y_stride, call.y + (row + b) * rows.y_stride);
     }
     rows.y = call.y + row * rows.y_stride;
@@ -151,7 +171,28 @@ void ForwardTiles(const FcLayout* layout, const FcCall& call) {
 size_t TilesBytes(const FcLayout* layout, size_t batch, int num_threads) {
   const auto threads = static_cast<size_t>(std::max(num_threads, 1));
   const size_t shares = NumTiles(layout, batch) < threads ? 1 : threads;
-  return shares * Aligned(layout->cols * TileStride(*layout->kernel, batch) * sizeof(float));
+  return shares * TileBytes(layout, batch);
+}
+
+float QuantizeFor(const FcKernel& kernel, const float* x, size_t size, float scale, int8_t* values) {
+  const FcKernel* rows = KernelFor({kernel.isa, Activations::kInt8, 1});  // has it, if any has
+  return (rows->quantize != nullptr ? rows->quantize : QuantizeRow)(x, size, Aligned(size), scale, values);
+}
+
+// A few columns of all rows at a time, which stay in the first-level cache.
+void LoadInt8Tile(const int8_t* values, size_t cols, const RowBlock& rows, float* tile) {
+  constexpr size_t kCols = 32;
+  float some[kMostTile][kCols];
+  const float* from[kMostTile];
+  for (size_t b = 0; b < rows.stride; ++b) from[b] = some[b];
+  for (size_t b = rows.count; b < rows.stride; ++b) memset(some[b], 0, sizeof some[b]);
+  for (size_t first = 0; first < cols; first += kCols) {
+    for (size_t b = 0; b < rows.count; ++b) {
+      const int8_t* row = values + b * Aligned(cols) + first;  // zeros behind the last column
+      for (size_t i = 0; i < kCols; ++i) some[b][i] = row[i];
+    }
+    Transpose(from, rows.stride, std::min(kCols, cols - first), rows.stride, tile + first * rows.stride);
+  }
 }
 
 void LoadTile(const float* x, size_t count, size_t stride, size_t cols, size_t width, float* tile) {

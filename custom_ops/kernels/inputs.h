@@ -30,6 +30,12 @@ void ForwardParts(const FcLayout* layout, const RowBlock& rows, Workers* workers
 // scale: NaN when a value is not finite (so are all results of the row then), 0 for a row of zeros.
 float QuantizeRow(const float* x, size_t size, size_t stride, float scale, int8_t* values);
 
+// The same with the function of the kernel's instruction set, to the next multiple of kAlignment.
+float QuantizeFor(const FcKernel& kernel, const float* x, size_t size, float scale, int8_t* values);
+
+// tile[col * rows.stride + b] = values[b][col]; rows of values lie the next multiple of kAlignment apart.
+void LoadInt8Tile(const int8_t* values, size_t cols, const RowBlock& rows, float* tile);
+
 // tile[col * width + b] = x[b * stride + col] for b < count, zero up to `width`.
 void LoadTile(const float* x, size_t count, size_t stride, size_t cols, size_t width, float* tile);
 

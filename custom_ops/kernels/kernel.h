@@ -17,6 +17,7 @@ enum class Input {
   kRows,       // float32 (count, cols), as it comes; any count
   kInt8Rows,   // int8 (count, stride), symmetrically quantized, zeros up to a stride that is a multiple of kAlignment
   kTile,       // float32 (cols, stride): a column's values of up to `tile` batch rows together; zeros behind `count`
+  kInt8Tile,   // the same of rows that are quantized: whole numbers, and `scales`
 };
 
 // Some rows of x in the form that a kernel wants, and where their results go.
@@ -24,7 +25,7 @@ struct RowBlock {
   const void* x;
   size_t count;         // of batch rows; at most `tile` for Input::kTile
   size_t stride;        // elements from one batch row of x to the next; of kTile from one column to the next, 0: `tile`
-  const float* scales;  // (count) of kInt8Rows: one step of x, in each row
+  const float* scales;  // (count) of int8: one step of x, in each row
   const float* bias;    // (rows) or null
   float low, high;
   float* y;             // (count, y_stride)
@@ -44,7 +45,7 @@ struct FcKernel {
   // The part before which `share` of `shares` equal portions of the work end; null: all parts cost the same.
   uint32_t (*split)(const FcLayout* layout, uint32_t share, uint32_t shares);
   void (*backward)(const FcLayout* layout, const float* dy, size_t batch, float* dx);
-  // Of Input::kInt8Rows: the same as QuantizeRow (inputs.h), faster; null: that.
+  // Of int8: the same as QuantizeRow (inputs.h), faster; null: that.
   float (*quantize)(const float* x, size_t size, size_t stride, float scale, int8_t* values) = nullptr;
   // Of Input::kTile: fewer batch rows than `tile` come with the least multiple of this for a stride; 0: with `tile`.
   size_t tile_step = 0;
@@ -61,6 +62,7 @@ struct FcLayout {
   uint32_t codebook_size;
   uint32_t num_parts;   // what threads may share: slices, or blocks of rows; 0 without kept weights
   size_t num_bytes;     // of the allocation
+  float w_scale;        // of int8: one step of the weights
   float codebook[256];  // by code; 0.0 for code 0 and for codes that are not used
 };
 
@@ -100,22 +102,29 @@ extern const FcKernel kFcScalar;
 extern const FcKernel kFcTileScalar;
 extern const FcKernel kFcS8Reference;
 extern const FcKernel kFcS8Scalar;
+extern const FcKernel kFcS8TileScalar;
 #if defined(__x86_64__)
 extern const FcKernel kFcAvx2;
 extern const FcKernel kFcAvx512;
 extern const FcKernel kFcTileAvx2;
 extern const FcKernel kFcTileAvx512;
 extern const FcKernel kFcS8Avx2;
+extern const FcKernel kFcS8TileAvx2;
+extern const FcKernel kFcS8TileAvx512;
 extern const FcKernel kFcS8Avx512Vbmi;
 #elif defined(__aarch64__)
 extern const FcKernel kFcNeon;
 extern const FcKernel kFcTileNeon;
 extern const FcKernel kFcS8Neon;
+extern const FcKernel kFcS8TileNeon;
 extern const FcKernel kFcS8NeonDot;
 #endif
 
 // The kernel for what is asked for; the next best of the same CPU where there is none.
 const FcKernel* KernelFor(const FcOptions& options);
+
+inline bool IsInt8(Input input) { return input == Input::kInt8Rows || input == Input::kInt8Tile; }
+inline bool IsTile(Input input) { return input == Input::kTile || input == Input::kInt8Tile; }
 
 }  // namespace keras_prune
 

@@ -29,7 +29,6 @@ struct QuadsShape {
 // then n weights of the first and of the second, or n codes: of the first step in the low half of each byte.
 struct QuadsLayout : FcLayout {
   QuadsShape shape;
-  float w_scale;
   alignas(16) int8_t table[16];  // weights by code, where they are coded
   uint32_t* first_pair;          // num_parts + 1
   uint32_t* row_of;              // num_parts * lanes; only the first `kept_rows` are rows

@@ -12,7 +12,6 @@ namespace {
 
 struct CsrLayout : FcLayout {
   bool wide;            // 32-bit columns
-  float w_scale;
   uint32_t* row_start;  // kept_rows + 1
   uint32_t* row_of;     // kept_rows
   void* columns;        // uint16_t or uint32_t

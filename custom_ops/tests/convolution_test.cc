@@ -215,6 +215,19 @@ TEST(EmptyFullAndAllZeroRows) {
 
 TEST(AnEmptyBatch) { Check(MakeCase(0, 5, 4, 3, 1, 1, true)); }
 
+void CheckInt8(const Case& c, const FcLayout* layout, const std::vector<float>& x, const std::vector<float>& patches) {
+  const size_t pixels = ConvPixels(c.shape);
+  std::vector<float> want(pixels * c.rows);
+  void* workspace = AllocateAligned(FcWorkspaceBytes(layout, pixels, 1));
+  FcCall call = {patches.data(), pixels, nullptr, -kInf, kInf, want.data()};
+  call.workspace = workspace;
+  FcForward(layout, call);
+  FreeAligned(workspace);
+  for (int threads : {1, 2}) {
+    EXPECT(Run(c, layout, x, {false, -kInf, kInf, threads}) == want, "%s, %d threads", FcKernelName(layout), threads);
+  }
+}
+
 // Whole numbers add up exactly: the same as on patches that stand one after the other.
 TEST(Int8PatchesAreThoseOfFullyConnectedLayers) {
   for (size_t stride : {1, 2}) {
@@ -236,19 +249,13 @@ TEST(Int8PatchesAreThoseOfFullyConnectedLayers) {
       }
     }
     for (Isa isa : kAllIsas) {
-      if (!IsaSupported(isa)) continue;
-      FcLayout* layout = nullptr;
-      EXPECT(MakeFcLayout(view, {isa, Activations::kInt8, 1}, &layout) == Status::kOk, "%s", IsaName(isa));
-      if (layout->kernel->input == Input::kInt8Rows) {
-        std::vector<float> want(ConvPixels(s) * c.rows);
-        void* workspace = AllocateAligned(FcWorkspaceBytes(layout, ConvPixels(s), 1));
-        FcCall call = {patches.data(), ConvPixels(s), nullptr, -kInf, kInf, want.data()};
-        call.workspace = workspace;
-        FcForward(layout, call);
-        FreeAligned(workspace);
-        EXPECT(Run(c, layout, x, {false, -kInf, kInf, 1}) == want, "%s", IsaName(isa));
+      for (size_t batch : {1, 64}) {
+        FcLayout* layout = nullptr;
+        if (!IsaSupported(isa)) continue;
+        EXPECT(MakeFcLayout(view, {isa, Activations::kInt8, batch}, &layout) == Status::kOk, "%s", IsaName(isa));
+        if (IsInt8(layout->kernel->input)) CheckInt8(c, layout, x, patches);
+        FreeFcLayout(layout);
       }
-      FreeFcLayout(layout);
     }
   }
 }

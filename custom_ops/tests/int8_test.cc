@@ -1,145 +1,8 @@
-// Int8 activations: every kernel gives the bits of the exact sums, and these are as near to float32 as is proven.
-#include <cmath>
-#include <cstdlib>
-#include <cstring>
-#include <limits>
-#include <vector>
-
-#include "../kernels/fully_connected.h"
-#include "../kernels/kernel.h"
-#include "../kernels/inputs.h"
-#include "packing.h"
-#include "testing.h"
+// Int8 activations: every kernel gives the bits of the exact sums.
+#include "int8_forward.h"
 
 namespace keras_prune_test {
 namespace {
-
-using namespace keras_prune;  // NOLINT(build/namespaces): a test of that namespace
-
-constexpr Isa kAllIsas[] = {Isa::kReference,  Isa::kScalar, Isa::kAvx2,   Isa::kAvx512,
-                            Isa::kAvx512Vbmi, Isa::kNeon,   Isa::kNeonDot};
-constexpr float kInf = std::numeric_limits<float>::infinity();
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-constexpr float kGuard = 12345.0f;  // stands after every output: nothing may write there
-constexpr size_t kGuards = 32;
-
-// Workspace of exactly the bytes that are asked for, so that the address sanitizer sees every access past them.
-class Workspace {
- public:
-  Workspace(const FcLayout* layout, size_t batch) {
-    const size_t num_bytes = FcWorkspaceBytes(layout, batch, 1);
-    if (num_bytes != 0 && posix_memalign(&memory_, kWorkspaceAlignment, num_bytes) != 0) std::abort();
-    if (num_bytes != 0) std::memset(memory_, 0x5A, num_bytes);
-  }
-  ~Workspace() { std::free(memory_); }
-  void* memory() const { return memory_; }
-
- private:
-  void* memory_ = nullptr;
-};
-
-// Half away from zero, as float32 rounds x * (1 / scale) + 0.5.
-int Quantized(float x, float scale) {
-  float value = x * (1.0f / scale);
-  value += value < 0.0f ? -0.5f : 0.5f;
-  return static_cast<int>(std::fmax(-127.0f, std::fmin(127.0f, value)));
-}
-
-// Its scale, or NaN where a value is not finite.
-float StepOf(const float* x, size_t size, float scale) {
-  float largest = 0.0f;
-  for (size_t i = 0; i < size; ++i) {
-    if (!std::isfinite(x[i])) return kNan;
-    largest = std::fmax(largest, std::fabs(x[i]));
-  }
-  if (largest == 0.0f) return 0.0f;
-  return std::fmax(scale != 0.0f ? scale : largest / 127.0f, std::numeric_limits<float>::min());
-}
-
-struct Call {
-  size_t batch = 1;
-  bool bias = true;
-  float low = -kInf, high = kInf, x_scale = 0.0f;
-};
-
-// Dense loops over the codes: nothing of the kernels is in them.
-std::vector<float> Want(const Layer& layer, const std::vector<float>& x, const std::vector<float>& bias,
-                        const Call& call) {
-  const float w_scale = StepOf(layer.codebook.data(), layer.codebook.size(), 0.0f);
-  std::vector<int> weights(layer.codebook.size());
-  for (size_t i = 0; i < weights.size(); ++i) weights[i] = w_scale > 0 ? Quantized(layer.codebook[i], w_scale) : 0;
-  std::vector<float> want;
-  for (size_t b = 0; b < call.batch; ++b) {
-    const float* row = x.data() + b * layer.cols;
-    const float scale = StepOf(row, layer.cols, call.x_scale);
-    std::vector<int> values(layer.cols);
-    for (uint32_t c = 0; c < layer.cols; ++c) values[c] = scale > 0 ? Quantized(row[c], scale) : 0;
-    for (uint32_t r = 0; r < layer.rows; ++r) {
-      int64_t sum = 0;
-      const uint8_t* codes = layer.codes.data() + size_t{r} * layer.cols;
-      for (uint32_t c = 0; c < layer.cols; ++c) sum += int64_t{weights[codes[c]]} * values[c];
-      float v = static_cast<float>(sum) * (scale * w_scale) + (call.bias ? bias[r] : 0.0f);
-      v = v < call.low ? call.low : v;
-      want.push_back(v > call.high ? call.high : v);
-    }
-  }
-  return want;
-}
-
-bool Same(float a, float b) { return std::isnan(a) ? std::isnan(b) : a == b; }
-
-void CheckForward(const Layer& layer, const FcLayout* layout, const std::vector<float>& x, const Call& call) {
-  const std::vector<float> bias = RandomVector(layer.rows, 3), want = Want(layer, x, bias, call);
-  std::vector<float> got(want.size() + kGuards, kGuard);
-  const Workspace workspace(layout, call.batch);
-  FcCall fc = {x.data(), call.batch, call.bias ? bias.data() : nullptr, call.low, call.high, got.data()};
-  fc.x_scale = call.x_scale;
-  fc.workspace = workspace.memory();
-  FcForward(layout, fc);
-  size_t wrong = 0, first = 0;
-  for (size_t i = want.size(); i-- > 0;) {
-    if (!Same(got[i], want[i])) ++wrong, first = i;
-  }
-  EXPECT(wrong == 0, "%s %ux%u batch %zu: %zu wrong, first [%zu] got %.9g want %.9g", FcKernelName(layout), layer.rows,
-         layer.cols, call.batch, wrong, first, got[first], want[first]);
-  for (size_t i = want.size(); i < got.size(); ++i) EXPECT(got[i] == kGuard, "%s wrote past y", FcKernelName(layout));
-}
-
-// The layouts of all instruction sets of this CPU.
-class Layouts {
- public:
-  explicit Layouts(const Layer& layer, int gap_bits = 8) : packed_(Pack(layer, gap_bits)) {
-    const Status status = ParsePacked(packed_.data(), packed_.size(), &view_);
-    EXPECT(status == Status::kOk, "%s", StatusMessage(status));
-    for (Isa isa : kAllIsas) {
-      FcLayout* layout = nullptr;
-      if (status != Status::kOk || !IsaSupported(isa)) continue;
-      EXPECT(MakeFcLayout(view_, {isa, Activations::kInt8}, &layout) == Status::kOk, "%s", IsaName(isa));
-      if (layout != nullptr) layouts_.push_back(layout);
-    }
-  }
-  ~Layouts() {
-    for (FcLayout* layout : layouts_) FreeFcLayout(layout);
-  }
-  const std::vector<FcLayout*>& all() const { return layouts_; }
-
- private:
-  std::vector<uint8_t> packed_;
-  PackedView view_;
-  std::vector<FcLayout*> layouts_;
-};
-
-void CheckLayer(const Layer& layer, const std::vector<size_t>& batches, int gap_bits = 8) {
-  const Layouts layouts(layer, gap_bits);
-  for (const FcLayout* layout : layouts.all()) {
-    for (size_t batch : batches) {
-      const std::vector<float> x = RandomVector(batch * layer.cols, 7);
-      CheckForward(layer, layout, x, {batch});
-      CheckForward(layer, layout, x, {batch, false, 0.0f, 6.0f});
-      CheckForward(layer, layout, x, {batch, true, -kInf, kInf, 0.01f});  // beyond 1.27 it saturates
-    }
-  }
-}
 
 const std::vector<size_t> kBatches = {0, 1, 2, 3, 4, 5, 17, 63, 64, 65};
 
@@ -254,80 +117,23 @@ TEST(ZerosGiveTheBias) {
   }
 }
 
-TEST(ExtremesOfFloat32) {
-  for (float size : {1e-45f, 1e-40f, 1.2e-38f, 1.5e-36f, 1e-20f, 1e20f, 1e36f}) {
-    Layer layer = RandomLayer(20, 100, 0.3, 16, 91);
-    std::vector<float> x = RandomVector(100, 92);
-    for (float& v : x) v *= size;
-    Layer tiny = layer;
-    for (float& v : tiny.codebook) v *= 1e-40f;
-    for (const Layer& some : {layer, tiny}) {
-      const Layouts layouts(some);
+// float32 holds 2^24 / 127 in units of one weight's step: 1040 weights of 127, and one of 24 besides.
+TEST(TilesTakeRowsOfWhichFloat32HoldsTheSums) {
+  for (uint32_t cols : {1040u, 1041u, 1042u}) {
+    for (uint8_t last : {1, 2}) {  // 24 and 25 of 127
+      Layer layer{64, cols, std::vector<uint8_t>(size_t{64} * cols, 3), {0.0f, 24.0f, 25.0f, 127.0f}};
+      for (uint32_t row = 0; row < layer.rows; ++row) layer.codes[size_t{row} * cols + cols - 1] = row == 17 ? last : 1;
+      const Layouts layouts(layer);
+      bool found = false, possible = false;
       for (const FcLayout* layout : layouts.all()) {
-        CheckForward(some, layout, x, {});
-        CheckForward(some, layout, x, {1, true, -kInf, kInf, 1e-45f});
-        CheckForward(some, layout, x, {1, true, -kInf, kInf, 3e38f});
+        found |= layout->kernel->input == Input::kInt8Tile;
+        possible |= KernelFor({layout->kernel->isa, Activations::kInt8, 64})->input == Input::kInt8Tile;
+        for (float x : {-3.0f, 3.0f}) CheckForward(layer, layout, std::vector<float>(3 * cols, x), {3});
       }
+      const bool exact = cols == 1040 || (cols == 1041 && last == 1);
+      EXPECT(found == (exact && possible), "%u columns, last code %d", cols, last);
     }
   }
-}
-
-// Each factor is off by half a step at most, so that with w = wq sw + e, |e| <= sw / 2, and x likewise,
-// |y - y_float| <= sum (|w| sx / 2 + |x| sw / 2 + sx sw / 4); and 4 roundings of the result, and of x / sx.
-TEST(TheErrorAgainstFloat32IsAsProven) {
-  constexpr double kHalf = 0.5 + 3e-5;  // x * (1 / sx) + 0.5 is up to 127.5 in float32
-  for (uint32_t seed = 0; seed < 20; ++seed) {
-    const Layer layer = RandomLayer(50, 400, 0.1, seed % 2 != 0 ? 16 : 200, seed);
-    const std::vector<float> x = RandomVector(layer.cols, seed + 100);
-    const double sx = StepOf(x.data(), x.size(), 0.0f), sw = StepOf(layer.codebook.data(), layer.codebook.size(), 0.0f);
-    const Layouts layouts(layer);
-    for (const FcLayout* layout : layouts.all()) {
-      std::vector<float> y(layer.rows);
-      const Workspace workspace(layout, 1);
-      FcCall call = {x.data(), 1, nullptr, -kInf, kInf, y.data()};
-      call.workspace = workspace.memory();
-      FcForward(layout, call);
-      for (uint32_t r = 0; r < layer.rows; ++r) {
-        double sum = 0.0, bound = 0.0;
-        for (uint32_t c = 0; c < layer.cols; ++c) {
-          const uint8_t code = layer.codes[r * layer.cols + c];
-          const double w = layer.codebook[code];
-          sum += w * x[c];
-          if (code != 0) bound += kHalf * (std::fabs(w) * sx + std::fabs(x[c]) * sw) + kHalf * kHalf * sx * sw;
-        }
-        bound += 4 * 0x1p-24 * (std::fabs(sum) + bound);
-        EXPECT(std::fabs(y[r] - sum) <= bound, "%s row %u: %g, allowed %g", FcKernelName(layout), r, y[r] - sum, bound);
-      }
-    }
-  }
-}
-
-TEST(EveryQuantizationOfARowIsTheSame) {
-  const Layer layer = RandomLayer(64, 64, 0.5, 16, 95);
-  const Layouts layouts(layer);
-  for (const FcLayout* layout : layouts.all()) {
-    if (layout->kernel->quantize == nullptr) continue;
-    for (size_t size : {1u, 7u, 8u, 15u, 16u, 31u, 32u, 33u, 64u, 100u, 1000u}) {
-      std::vector<float> x = RandomVector(size, static_cast<uint32_t>(size));
-      for (size_t i = 0; i < size; i += 3) x[i] = std::round(x[i] * 40) / 80;  // halves, with a scale of 1 / 40
-      for (float scale : {0.0f, 0.025f, 0.001f, 100.0f}) {
-        const size_t stride = (size + 63) / 64 * 64;
-        std::vector<int8_t> want(stride, 99), got(stride, 98);
-        const float wanted = QuantizeRow(x.data(), size, stride, scale, want.data());
-        const float step = layout->kernel->quantize(x.data(), size, stride, scale, got.data());
-        EXPECT(step == wanted && want == got, "%s size %zu scale %g", FcKernelName(layout), size, scale);
-      }
-    }
-  }
-}
-
-TEST(HalvesAreRoundedAwayFromZero) {
-  const float x[] = {0.5f, -0.5f, 1.5f, -1.5f, 126.5f, 300.0f, -300.0f, 0.49f, -2.51f};
-  int8_t values[64];
-  EXPECT(QuantizeRow(x, 9, 64, 1.0f, values) == 1.0f, "a static scale is taken");
-  const int8_t want[] = {1, -1, 2, -2, 127, 127, -127, 0, -3, 0};
-  EXPECT(std::memcmp(values, want, sizeof want) == 0, "got %d %d %d", values[0], values[4], values[6]);
-  EXPECT(QuantizeRow(x, 9, 64, 0.0f, values) == 300.0f / 127.0f && values[5] == 127 && values[6] == -127, "dynamic");
 }
 
 // What threads share: each part alone, and portions as `split` cuts them.
@@ -336,12 +142,18 @@ TEST(PartsGiveTheSameTogetherAndAlone) {
   const std::vector<float> x = RandomVector(5 * 500, 97);
   std::vector<int8_t> values(5 * 512);
   float scales[5];
+  alignas(kAlignment) static float tile[500 * 8];
   for (size_t b = 0; b < 5; ++b) scales[b] = QuantizeRow(&x[b * 500], 500, 512, 0.0f, &values[b * 512]);
   const Layouts layouts(layer);
   for (const FcLayout* layout : layouts.all()) {
     const FcKernel& kernel = *layout->kernel;
     std::vector<float> together(5 * 150, kGuard), alone(5 * 150, kGuard), shared(5 * 150, kGuard);
     RowBlock rows = {values.data(), 5, 512, scales, nullptr, -kInf, kInf, together.data(), 150};
+    if (kernel.input == Input::kInt8Tile) {
+      rows.x = tile;
+      rows.stride = 8;
+      LoadInt8Tile(values.data(), 500, rows, tile);
+    }
     kernel.forward(layout, rows, 0, layout->num_parts);
     rows.y = alone.data();
     for (uint32_t part = layout->num_parts; part-- > 0;) kernel.forward(layout, rows, part, part + 1);
@@ -350,7 +162,8 @@ TEST(PartsGiveTheSameTogetherAndAlone) {
     rows.y = shared.data();
     uint32_t cuts[4] = {0, kernel.split(layout, 1, 3), kernel.split(layout, 2, 3), layout->num_parts};
     for (int share = 0; share < 3; ++share) {
-      EXPECT(cuts[share] < cuts[share + 1], "%s share %d", kernel.name, share);
+      const bool is_small = layout->num_parts < 3;  // tiles have parts of many rows
+      EXPECT(is_small || cuts[share] < cuts[share + 1], "%s share %d", kernel.name, share);
       kernel.forward(layout, rows, cuts[share], cuts[share + 1]);
     }
     EXPECT(together == shared, "%s", kernel.name);
@@ -413,9 +226,9 @@ TEST(FewRowsTakeTheScalarLayout) {
       const bool is_scalar = std::strcmp(FcKernelName(layout), "s8_fc_csr__scalar") == 0;
       const bool is_vector = std::strstr(FcKernelName(layout), "quads") != nullptr;
       CheckForward(layer, layout, RandomVector(layer.cols), {});
-      EXPECT(FcSuits(layout, 64), "%s", FcKernelName(layout));
       if (is_vector) EXPECT(!c.scalar, "%s %ux%u", FcKernelName(layout), c.rows, c.cols);
-      if (!c.scalar) EXPECT(!is_scalar || layout == layouts.all()[1], "%ux%u", c.rows, c.cols);
+      const bool is_fewer_than_columns = layer.rows * c.density < 1.1;  // a tile of x would cost more than it saves
+      if (!c.scalar) EXPECT(!is_scalar || layout == layouts.all()[1] || is_fewer_than_columns, "%ux%u", c.rows, c.cols);
     }
   }
 }

@@ -165,7 +165,9 @@ TEST(Int8ActivationsGetALayoutBesideTheOthers) {
     }
     for (size_t batch : {size_t{1}, size_t{64}, kAnyBatch}) {
       const LayoutLookup again = int8(batch);
-      EXPECT(again.layout == found[0].layout, "made again");
+      EXPECT(again.shared == found[0].shared, "not kept together");
+      EXPECT(batch == 64 || again.layout == found[0].layout, "made again");
+      EXPECT(again.layout != found[1].layout && again.layout != found[2].layout, "of other activations");
       ReleaseLayout(again.shared);
     }
     const LayoutLookup any = Look(memory, &expected, kAnyBatch);

@@ -20,7 +20,7 @@ struct SharedLayout {
   struct {
     FcLayout* layout;
     LayoutUse use;  // that it was made for
-  } made[3];        // as many kernels as an instruction set has: for rows, for tiles and for int8
+  } made[4];        // as many kernels as an instruction set has: for rows and for tiles, of float32 and of int8
 };
 
 namespace {
