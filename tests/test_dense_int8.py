@@ -33,7 +33,13 @@ def source(weights=WEIGHTS, bias=BIAS, **options):
 
 @pytest.fixture
 def dense_wins(monkeypatch):
-    monkeypatch.setattr(kernel_costs, "packed_pays", lambda works, activations: activations != "int8")
+    packed_pays(monkeypatch, "float32")
+
+
+def packed_pays(monkeypatch, *kinds):
+    """Dense kernels are twice as fast with the other kinds of activations."""
+    monkeypatch.setattr(kernel_costs, "packed_pays", lambda works, activations: activations in kinds)
+    monkeypatch.setattr(kernel_costs, "speedup", lambda works, activations: 2.0)
 
 
 def packed(data, kind="int8", scheme=None):
@@ -101,12 +107,12 @@ def test_layers_that_stay_float32_keep_their_operator():
     assert sorted(versions) == [1, 5]
 
 
-@pytest.mark.parametrize("pays", ["float32", "int8", "neither", "both"])
+@pytest.mark.parametrize("pays", [("float32",), ("int8",), (), ("float32", "int8")])
 def test_each_kind_has_its_own_choice(monkeypatch, pays):
-    monkeypatch.setattr(kernel_costs, "packed_pays", lambda works, activations: pays in (activations, "both"))
+    packed_pays(monkeypatch, *pays)
     for kind in ("float32", "int8"):
         _, (layer,) = packed(source(), kind)
-        assert layer.form == ("compute" if pays in (kind, "both") else "expand")
+        assert layer.form == ("compute" if kind in pays else "expand")
         assert ("to int8" in layer.reason) == (kind == "int8" and layer.form == "expand")
 
 
