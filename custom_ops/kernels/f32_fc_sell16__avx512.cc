@@ -1,6 +1,7 @@
 // AVX-512: x is read by register look-ups (vpermps, vpermi2ps) in windows of 32 or 64 columns, never gathered.
 //
-// Measured on one Zen 5 core, batch 1, microseconds (784x300 at 6 % = LeNet fc1; 25088x4096 at 4 % = VGG fc6, with
+// Measured on one Zen 5 core when columns and codes stood together, in 16 bits, and not again since; batch 1,
+// microseconds (784x300 at 6 % = LeNet fc1; 25088x4096 at 4 % = VGG fc6, with
 // a last-level cache shared with other work, hence the ranges):
 //                                          LeNet fc1   VGG fc6
 //   vgatherdps, window 256                    4.7        1520
@@ -25,13 +26,13 @@
 namespace keras_prune {
 namespace {
 
-// Where a core's share of the last-level cache ends, about: larger layouts are limited by their bytes.
-constexpr uint64_t kCachedBytes = uint64_t{16} << 20;
+// Larger layouts are limited by their bytes. Between AlexNet's fc6 (8 MB) and VGG's (12 MB) with windows of 32 columns, of
+// which the times above are.
+constexpr uint64_t kCachedBytes = uint64_t{11} << 20;
 constexpr double kWideStepCost = 1.7;  // of a step with a window of 64, in steps with one of 32, from the cache
 constexpr size_t kFirstCacheBytes = size_t{48} << 10;  // of most CPUs with AVX-512
-constexpr uint64_t kBytesPerStep = kLanes * sizeof(uint16_t) + sizeof(uint32_t);
 // Fillers cost little time here, a tenth of the scalar kernel's weight, but as many bytes as weights: with few rows the
-// layout would be larger than the dense matrix. So the scalar layout, 3 to 5 bytes a weight, stands in above 9 bytes.
+// layout would be larger than the dense matrix. So the scalar layout, 1.5 bytes a weight, stands in above 6 bytes.
 constexpr double kMostSlotsPerWeight = 4.0;
 
 // table[index] for 16 lanes, the table in kRegisters registers; bits of the index above the table's size are ignored.
@@ -48,121 +49,130 @@ inline __m512 LookUp(const __m512* table, __m512i index) {
   }
 }
 
-// Where some batch rows of some slices go.
-struct Output {
-  const float* bias;
-  float low, high;
+// Some batch rows and slices: what ForwardTile computes at once.
+struct Task {
+  const RowBlock* rows;
   float* y;
-  size_t stride;  // from one batch row to the next
   uint32_t first_slice, end_slice;
 };
 
-// Sums of a slice go to their rows.
-inline void StoreSlice(const Sell16Layout& w, uint32_t slice, __m512 sums, const Output& out, size_t batch_row) {
-  alignas(64) float values[kLanes];
-  _mm512_store_ps(values, sums);
-  const uint32_t* row_of = w.row_of + size_t{slice} * kLanes;
-  const uint32_t left = w.kept_rows - slice * kLanes, count = left < kLanes ? left : kLanes;
-  float* y = out.y + batch_row * out.stride;
-  for (uint32_t lane = 0; lane < count; ++lane) {
-    const uint32_t row = row_of[lane];
-    float v = values[lane] + (out.bias != nullptr ? out.bias[row] : 0.0f);
-    v = v < out.low ? out.low : v;
-    y[row] = v > out.high ? out.high : v;
+// A pair's codes, one step's after the other. Of codes of 4 bits the second's are above the first's: a look-up in 16
+// values ignores the bits above.
+template <int kTables>
+struct PairCodes {
+  explicit PairCodes(const uint8_t* codes) {
+    steps[0] = _mm512_cvtepu8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(codes)));
+    if constexpr (kTables == 1) {
+      steps[1] = _mm512_srli_epi32(steps[0], 4);
+    } else {
+      steps[1] = _mm512_cvtepu8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(codes + kLanes)));
+    }
   }
-}
+  static constexpr size_t kBytes = kTables == 1 ? kLanes : kPairSlots;
+  static constexpr int kMask = kTables == 1 ? 0xF : 0xFF;
+  __m512i steps[2];
+};
 
 // kWindow / 16 registers of x, kTables of codebook; kBatch rows of x share what is decoded.
 template <int kWindow, int kTables, int kBatch>
-void ForwardTile(const Sell16Layout& w, const float* x, size_t x_stride, const Output& out) {
-  constexpr int kChains = kBatch == 1 ? 4 : 1;  // independent sums hide the latency of the addition
+void ForwardTile(const Sell16Layout& w, const float* x, size_t x_stride, const Task& task) {
+  constexpr int kChains = kBatch == 1 ? 4 : 2;  // independent sums hide the latency of the addition
   __m512 codebook[kTables];
   for (int i = 0; i < kTables; ++i) codebook[i] = _mm512_loadu_ps(w.codebook + 16 * i);
-  for (uint32_t slice = out.first_slice; slice < out.end_slice; ++slice) {
+  for (uint32_t slice = task.first_slice; slice < task.end_slice; ++slice) {
     __m512 sums[kBatch * kChains];
     for (__m512& sum : sums) sum = _mm512_setzero_ps();
-    const auto take_step = [&](uint32_t step, int chain) {
-      const void* slots = w.slots + size_t{step} * kLanes;
-      const __m512i slot = _mm512_cvtepu16_epi32(_mm256_load_si256(static_cast<const __m256i*>(slots)));
-      const __mmask16 kept = _mm512_test_epi32_mask(slot, _mm512_set1_epi32(0xFF00));
-      const __m512 weights = LookUp<kTables>(codebook, _mm512_srli_epi32(slot, 8));
-      for (int b = 0; b < kBatch; ++b) {
-        const float* at = x + w.bases[step] + b * x_stride;
-        __m512 window[kWindow / 16];
-        for (int i = 0; i < kWindow / 16; ++i) window[i] = _mm512_loadu_ps(at + 16 * i);
-        __m512& sum = sums[b * kChains + chain];
-        sum = _mm512_mask3_fmadd_ps(LookUp<kWindow / 16>(window, slot), weights, sum, kept);
+    const float* base = x;
+    const auto take_pair = [&](size_t pair, int chain) {
+      const PairCodes<kTables> codes(w.codes + pair * PairCodes<kTables>::kBytes);
+      for (int step = 0; step < 2; ++step) {
+        const uint8_t* columns = w.columns + pair * kPairSlots + step * kLanes;
+        const __m512i column = _mm512_cvtepu8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(columns)));
+        const __m512i code = codes.steps[step];
+        const __mmask16 kept = _mm512_test_epi32_mask(code, _mm512_set1_epi32(PairCodes<kTables>::kMask));
+        const __m512 weights = LookUp<kTables>(codebook, code);
+        base += w.moves[2 * pair + step];
+        for (int b = 0; b < kBatch; ++b) {
+          const float* at = base + b * x_stride;
+          __m512 window[kWindow / 16];
+          for (int i = 0; i < kWindow / 16; ++i) window[i] = _mm512_loadu_ps(at + 16 * i);
+          __m512& sum = sums[b * kChains + chain + step];
+          sum = _mm512_mask3_fmadd_ps(LookUp<kWindow / 16>(window, column), weights, sum, kept);
+        }
       }
     };
-    uint32_t step = w.first_step[slice];
-    const uint32_t end = w.first_step[slice + 1];
-    for (; end - step >= kChains; step += kChains) {
-      for (int chain = 0; chain < kChains; ++chain) take_step(step + chain, chain);
+    size_t pair = w.first_pair[slice];
+    const size_t end = w.first_pair[slice + 1];
+    for (; end - pair >= kChains / 2; pair += kChains / 2) {
+      for (int chain = 0; chain < kChains; chain += 2) take_pair(pair + chain / 2, chain);
     }
-    for (; step < end; ++step) take_step(step, 0);
+    for (; pair < end; ++pair) take_pair(pair, 0);
     for (int b = 0; b < kBatch; ++b) {
       for (int chain = 1; chain < kChains; ++chain) {
         sums[b * kChains] = _mm512_add_ps(sums[b * kChains], sums[b * kChains + chain]);
       }
-      StoreSlice(w, slice, sums[b * kChains], out, b);
+      alignas(64) float values[kLanes];
+      _mm512_store_ps(values, sums[b * kChains]);
+      StoreSlice(w, slice, values, *task.rows, task.y + b * task.rows->y_stride);
     }
   }
 }
 
 // A window never passes the end of x, unless x is shorter: then a padded copy stands in.
 template <int kWindow, int kTables, int kBatch>
-void PadAndForward(const Sell16Layout& w, const float* x, size_t x_stride, const Output& out) {
-  if (w.cols >= kWindow) return ForwardTile<kWindow, kTables, kBatch>(w, x, x_stride, out);
+void PadAndForward(const Sell16Layout& w, const float* x, size_t x_stride, const Task& task) {
+  if (w.cols >= kWindow) return ForwardTile<kWindow, kTables, kBatch>(w, x, x_stride, task);
   alignas(64) float padded[kBatch * kWindow] = {};
   for (int b = 0; b < kBatch; ++b) memcpy(padded + b * kWindow, x + x_stride * b, w.cols * sizeof(float));
-  ForwardTile<kWindow, kTables, kBatch>(w, padded, kWindow, out);
+  ForwardTile<kWindow, kTables, kBatch>(w, padded, kWindow, task);
 }
 
 // Four rows at a time, unless one row of x fits in the first-level cache and four do not: AlexNet's fc6 (36 KB) runs
 // at .07 ns a weight and row one by one, at .10 to .13 by fours; LeNet's fc1 (3 KB) at .07 and .048.
 template <int kWindow, int kTables>
-void ForwardBatch(const Sell16Layout& w, const RowBlock& rows, Output out) {
+void ForwardBatch(const Sell16Layout& w, const RowBlock& rows, Task task) {
   const auto* x = static_cast<const float*>(rows.x);
   size_t batch = rows.count;
   const size_t row_bytes = w.cols * sizeof(float);
   const bool share = row_bytes > kFirstCacheBytes || 4 * row_bytes <= kFirstCacheBytes;
-  for (; share && batch >= 4; batch -= 4, x += rows.stride * 4, out.y += out.stride * 4) {
-    PadAndForward<kWindow, kTables, 4>(w, x, rows.stride, out);
+  for (; share && batch >= 4; batch -= 4, x += rows.stride * 4, task.y += rows.y_stride * 4) {
+    PadAndForward<kWindow, kTables, 4>(w, x, rows.stride, task);
   }
-  for (; batch != 0; --batch, x += rows.stride, out.y += out.stride) {
-    PadAndForward<kWindow, kTables, 1>(w, x, rows.stride, out);
+  for (; batch != 0; --batch, x += rows.stride, task.y += rows.y_stride) {
+    PadAndForward<kWindow, kTables, 1>(w, x, rows.stride, task);
   }
 }
 
 template <int kWindow>
-void ForwardWindow(const Sell16Layout& w, const RowBlock& rows, const Output& out) {
-  if (w.codebook_size <= 16) return ForwardBatch<kWindow, 1>(w, rows, out);
-  if (w.codebook_size <= 32) return ForwardBatch<kWindow, 2>(w, rows, out);
-  if (w.codebook_size <= 64) return ForwardBatch<kWindow, 4>(w, rows, out);
-  if (w.codebook_size <= 128) return ForwardBatch<kWindow, 8>(w, rows, out);
-  return ForwardBatch<kWindow, 16>(w, rows, out);
+void ForwardWindow(const Sell16Layout& w, const RowBlock& rows, const Task& task) {
+  if (w.codebook_size <= 16) return ForwardBatch<kWindow, 1>(w, rows, task);
+  if (w.codebook_size <= 32) return ForwardBatch<kWindow, 2>(w, rows, task);
+  if (w.codebook_size <= 64) return ForwardBatch<kWindow, 4>(w, rows, task);
+  if (w.codebook_size <= 128) return ForwardBatch<kWindow, 8>(w, rows, task);
+  return ForwardBatch<kWindow, 16>(w, rows, task);
 }
 
 void Forward(const FcLayout* layout, const RowBlock& rows, uint32_t first, uint32_t end) {
   const auto& w = *static_cast<const Sell16Layout*>(layout);
-  const Output out = {rows.bias, rows.low, rows.high, rows.y, rows.y_stride, first, end};
-  w.window == 32 ? ForwardWindow<32>(w, rows, out) : ForwardWindow<64>(w, rows, out);
+  const Task task = {&rows, rows.y, first, end};
+  w.window == 32 ? ForwardWindow<32>(w, rows, task) : ForwardWindow<64>(w, rows, task);
 }
 
 Status Make(const PackedView& packed, const FcKernel* kernel, FcLayout** out) {
   Sell16Builder builder(packed);
   const Status status = builder.Scan();
   if (status != Status::kOk) return status;
-  const uint64_t narrow = builder.CountSteps(32), wide = builder.CountSteps(64);
-  const bool cached = narrow * kBytesPerStep <= kCachedBytes;
-  const bool is_narrow = cached && narrow <= kWideStepCost * wide;
-  const uint64_t steps = is_narrow ? narrow : wide;
-  if (steps * kLanes > kMostSlotsPerWeight * packed.num_kept) return kFcScalar.make(packed, &kFcScalar, out);
-  return builder.Build(is_narrow ? 32 : 64, steps, kernel, out);
+  const uint64_t narrow = builder.CountPairs(32), wide = builder.CountPairs(64);
+  const uint64_t pair_bytes = kPairSlots + 2 + (packed.codebook_size <= 16 ? kLanes : kPairSlots);
+  const bool is_narrow = narrow * pair_bytes <= kCachedBytes && narrow <= kWideStepCost * wide;
+  const uint64_t pairs = is_narrow ? narrow : wide;
+  if (pairs * kPairSlots > kMostSlotsPerWeight * packed.num_kept) return kFcScalar.make(packed, &kFcScalar, out);
+  return builder.Build(is_narrow ? 32 : 64, pairs, kernel, out);
 }
 
 }  // namespace
 
-const FcKernel kFcAvx512 = {"f32_fc_sell16__avx512", Isa::kAvx512, Input::kRows, 0, Make, Forward, Sell16Split, Sell16Backward};
+const FcKernel kFcAvx512 = {"f32_fc_sell16__avx512", Isa::kAvx512, Input::kRows, 0, Make, Forward, Sell16Split,
+                            Sell16Backward};
 
 }  // namespace keras_prune

@@ -7,33 +7,47 @@
 namespace keras_prune {
 namespace {
 
-constexpr uint32_t kWindow = 256;             // all that a slot's low byte can say
 constexpr double kMostSlotsPerWeight = 2.5;  // AVX2's, whose loads are the same
 
-// table[bytes[0]], table[bytes[2]], table[bytes[4]], table[bytes[6]].
+// table[bytes[0]], table[bytes[1]], table[bytes[2]], table[bytes[3]].
 inline float32x4_t LoadLanes(const float* table, const uint8_t* bytes) {
   float32x4_t lanes = vld1q_dup_f32(table + bytes[0]);
-  lanes = vld1q_lane_f32(table + bytes[2], lanes, 1);
-  lanes = vld1q_lane_f32(table + bytes[4], lanes, 2);
-  return vld1q_lane_f32(table + bytes[6], lanes, 3);
+  lanes = vld1q_lane_f32(table + bytes[1], lanes, 1);
+  lanes = vld1q_lane_f32(table + bytes[2], lanes, 2);
+  return vld1q_lane_f32(table + bytes[3], lanes, 3);
 }
 
-// The codebook's first 16 values, in registers.
+// Up to 16 values, in registers; a pair's codes are nibbles, the first step's below.
 struct SmallCodebook {
+  static constexpr size_t kPairBytes = kLanes;
   explicit SmallCodebook(const float* codebook) {
     for (int i = 0; i < 4; ++i) table.val[i] = vreinterpretq_u8_f32(vld1q_f32(codebook + 4 * i));
   }
   // Code c is at the bytes 4 c to 4 c + 3.
-  float32x4_t Load(const uint8_t*, uint32x4_t codes) const {
-    const uint32x4_t bytes = vmlaq_n_u32(vdupq_n_u32(0x03020100), codes, 0x04040404);
+  float32x4_t LookUp(uint16x4_t codes) const {
+    const uint32x4_t bytes = vmlaq_n_u32(vdupq_n_u32(0x03020100), vmovl_u16(codes), 0x04040404);
     return vreinterpretq_f32_u8(vqtbl4q_u8(table, vreinterpretq_u8_u32(bytes)));
+  }
+  void Load(const uint8_t* pair, int step, float32x4_t* weights) const {
+    const uint8x16_t both = vld1q_u8(pair);
+    const uint8x16_t codes = step == 0 ? vandq_u8(both, vdupq_n_u8(15)) : vshrq_n_u8(both, 4);
+    const uint16x8_t low = vmovl_u8(vget_low_u8(codes)), high = vmovl_u8(vget_high_u8(codes));
+    weights[0] = LookUp(vget_low_u16(low));
+    weights[1] = LookUp(vget_high_u16(low));
+    weights[2] = LookUp(vget_low_u16(high));
+    weights[3] = LookUp(vget_high_u16(high));
   }
   uint8x16x4_t table;
 };
 
 struct LargeCodebook {
+  static constexpr size_t kPairBytes = kPairSlots;
   explicit LargeCodebook(const float* codebook) : values(codebook) {}
-  float32x4_t Load(const uint8_t* slots, uint32x4_t) const { return LoadLanes(values, slots + 1); }
+  void Load(const uint8_t* pair, int step, float32x4_t* weights) const {
+    for (int quarter = 0; quarter < 4; ++quarter) {
+      weights[quarter] = LoadLanes(values, pair + step * kLanes + 4 * quarter);
+    }
+  }
   const float* values;
 };
 
@@ -41,37 +55,29 @@ struct Range {
   uint32_t first, end;
 };
 
-// Sums of a quarter of a slice go to their rows.
-inline void StoreLanes(const Sell16Layout& w, size_t first_lane, float32x4_t sums, const RowBlock& out, float* y) {
-  float values[4];
-  vst1q_f32(values, sums);
-  for (size_t lane = 0; lane < 4 && first_lane + lane < w.kept_rows; ++lane) {
-    const uint32_t row = w.row_of[first_lane + lane];
-    float v = values[lane] + (out.bias != nullptr ? out.bias[row] : 0.0f);
-    v = v < out.low ? out.low : v;
-    y[row] = v > out.high ? out.high : v;
-  }
-}
-
 template <typename Codebook>
 void ForwardRow(const Sell16Layout& w, const float* x, const RowBlock& out, float* y, Range slices) {
   const Codebook codebook(w.codebook);
   for (uint32_t slice = slices.first; slice < slices.end; ++slice) {
     float32x4_t sums[4] = {vdupq_n_f32(0.0f), vdupq_n_f32(0.0f), vdupq_n_f32(0.0f), vdupq_n_f32(0.0f)};
-    for (uint32_t step = w.first_step[slice]; step < w.first_step[slice + 1]; ++step) {
-      const uint16_t* slots = w.slots + size_t{step} * kLanes;
-      const float* at = x + w.bases[step];
-      for (int quarter = 0; quarter < 4; ++quarter) {
-        const auto* four = reinterpret_cast<const uint8_t*>(slots + 4 * quarter);
-        const uint32x4_t codes = vmovl_u16(vshr_n_u16(vld1_u16(slots + 4 * quarter), 8));
-        const uint32x4_t kept = vtstq_u32(codes, codes);  // a filler's x may be a NaN
-        const uint32x4_t lanes = vandq_u32(kept, vreinterpretq_u32_f32(LoadLanes(at, four)));
-        sums[quarter] = vfmaq_f32(sums[quarter], vreinterpretq_f32_u32(lanes), codebook.Load(four, codes));
+    const float* base = x;
+    for (size_t pair = w.first_pair[slice]; pair < w.first_pair[slice + 1]; ++pair) {
+      for (int step = 0; step < 2; ++step) {
+        const uint8_t* columns = w.columns + pair * kPairSlots + step * kLanes;
+        float32x4_t weights[4];
+        codebook.Load(w.codes + pair * Codebook::kPairBytes, step, weights);
+        base += size_t{w.moves[2 * pair + step]} * kBaseAlign;
+        for (int quarter = 0; quarter < 4; ++quarter) {
+          const uint32x4_t bits = vreinterpretq_u32_f32(weights[quarter]);
+          const uint32x4_t kept = vtstq_u32(bits, bits);  // a filler's x may be a NaN
+          const uint32x4_t lanes = vandq_u32(kept, vreinterpretq_u32_f32(LoadLanes(base, columns + 4 * quarter)));
+          sums[quarter] = vfmaq_f32(sums[quarter], vreinterpretq_f32_u32(lanes), weights[quarter]);
+        }
       }
     }
-    for (int quarter = 0; quarter < 4; ++quarter) {
-      StoreLanes(w, size_t{slice} * kLanes + 4 * quarter, sums[quarter], out, y);
-    }
+    float values[kLanes];
+    for (int quarter = 0; quarter < 4; ++quarter) vst1q_f32(values + 4 * quarter, sums[quarter]);
+    StoreSlice(w, slice, values, out, y);
   }
 }
 
@@ -87,12 +93,7 @@ void Forward(const FcLayout* layout, const RowBlock& rows, uint32_t first, uint3
 }
 
 Status Make(const PackedView& packed, const FcKernel* kernel, FcLayout** out) {
-  Sell16Builder builder(packed);
-  const Status status = builder.Scan();
-  if (status != Status::kOk) return status;
-  const uint64_t steps = builder.CountSteps(kWindow);
-  if (steps * kLanes > kMostSlotsPerWeight * packed.num_kept) return kFcScalar.make(packed, &kFcScalar, out);
-  return builder.Build(kWindow, steps, kernel, out);
+  return MakeSell16(packed, kWidestWindow, kMostSlotsPerWeight, kernel, out);
 }
 
 }  // namespace

@@ -37,13 +37,13 @@ TEST(EveryWindowWithoutFillers) {
         EXPECT(ParsePacked(packed.data(), packed.size(), &view) == Status::kOk, "pack");
         Sell16Builder builder(view);
         EXPECT(builder.Scan() == Status::kOk, "scan");
-        const uint64_t steps = builder.CountSteps(window);
-        EXPECT(steps * kLanes == view.num_kept, "window %u, block %u, %u kept: %zu slots for %u", window, block, kept,
-               static_cast<size_t>(steps * kLanes), view.num_kept);
+        const uint64_t pairs = builder.CountPairs(window);
+        EXPECT(pairs * kPairSlots == view.num_kept, "window %u, block %u, %u kept: %zu slots for %u", window, block,
+               kept, static_cast<size_t>(pairs * kPairSlots), view.num_kept);
         FcLayout* layout = nullptr;
-        EXPECT(builder.Build(window, steps, &kFcScalar, &layout) == Status::kOk, "build");
+        EXPECT(builder.Build(window, pairs, &kFcScalar, &layout) == Status::kOk, "build");
         const size_t bytes = Aligned(sizeof(Sell16Layout)) + Aligned(4 * (rows / kLanes + 1)) + Aligned(4 * rows) +
-                             Aligned(4 * steps) + Aligned(2 * size_t{view.num_kept});
+                             Aligned(2 * pairs) + Aligned(view.num_kept) + Aligned(view.num_kept / 2);
         EXPECT(FcLayoutBytes(layout) == bytes, "%zu, not %zu", FcLayoutBytes(layout), bytes);
         FreeFcLayout(layout);
       }

@@ -1,4 +1,5 @@
 // Every kernel against reference.h: signed random data, all tails, empty rows, all-zero and full matrices, any batch.
+#include "../bench/entries.h"
 #include "forward.h"
 
 namespace keras_prune_test {
@@ -74,6 +75,37 @@ TEST(MoreColumnsThanSixteenBitsCount) {
   CheckLayer(RandomLayer(33, 70000, 0.001, 16, 52), {1, 5});
 }
 
+// A base moves by 255 units at most: of 16 columns where the window has 256, else of one.
+TEST(ColumnsFarApart) {
+  for (uint32_t apart : {239u, 241u, 300u, 500u, 700u, 4081u, 4096u, 4900u}) {
+    Layer layer{35, 6 * apart + 11, std::vector<uint8_t>(size_t{35} * (6 * apart + 11)), {0.0f, -1.5f, 2.0f}};
+    for (uint32_t row = 0; row < layer.rows; ++row) {
+      for (uint32_t k = row % 2; k < 6; ++k) {
+        layer.codes[size_t{row} * layer.cols + k * apart + row % 11] = static_cast<uint8_t>(1 + (row + k) % 2);
+      }
+    }
+    CheckLayer(layer, {1, 5});
+  }
+}
+
+// Values of zero are weights as others: their product with what is not finite is no number.
+TEST(WeightsOfValueZero) {
+  for (uint32_t size : {3u, 20u, 40u, 100u}) {
+    Layer layer = RandomLayer(40, 200, 0.2, size, size);
+    layer.codebook[1] = 0.0f;
+    layer.codebook[2] = -0.0f;
+    const std::vector<uint8_t> packed = Pack(layer);
+    PackedView view;
+    EXPECT(ParsePacked(packed.data(), packed.size(), &view) == Status::kOk, "pack");
+    ForEachLayout(view, [&](const FcLayout* layout) {
+      std::vector<float> x = RandomVector(2 * layer.cols, 53);
+      CheckForward(view, layout, x, {2, true, -kInf, kInf});
+      for (uint32_t at = 0; at < x.size(); at += 50) x[at] = kInf;
+      CheckForward(view, layout, x, {2, true, -kInf, kInf});
+    });
+  }
+}
+
 TEST(SameBitsForAnyNumberOfThreads) {
   CheckLayer(RandomLayer(100, 300, 0.2, 16, 55), {1}, 8, true);
   CheckLayer(RandomLayer(1000, 500, 0.1, 20, 56), {1, 2}, 8, true);
@@ -140,6 +172,25 @@ size_t LayoutBytes(const PackedView& view, Isa isa) {
   const size_t num_bytes = layout != nullptr ? FcLayoutBytes(layout) : 0;
   FreeFcLayout(layout);
   return num_bytes;
+}
+
+// AVX-512's windows are narrower, for the sake of their look-ups, and so have more fillers.
+TEST(LargeLayoutsAreAtMostSoManyTimesTheirEntries) {
+  struct {
+    uint32_t rows, cols;
+    double density;
+    uint32_t codebook_size;
+  } const cases[] = {{512, 9216, 0.09, 16}, {512, 25088, 0.04, 16}, {512, 4096, 0.25, 16}, {512, 9216, 0.09, 64}};
+  for (const auto& c : cases) {
+    const std::vector<uint8_t> packed = Pack(RandomLayer(c.rows, c.cols, c.density, c.codebook_size, c.cols));
+    PackedView view;
+    EXPECT(ParsePacked(packed.data(), packed.size(), &view) == Status::kOk, "pack");
+    for (Isa isa : SupportedIsas()) {
+      const double times = static_cast<double>(LayoutBytes(view, isa)) / keras_prune_bench::EntryBytes(view);
+      const double most = isa == Isa::kAvx512 || isa == Isa::kAvx512Vbmi ? 2.6 : 1.6;
+      EXPECT(times <= most, "%s, %u columns at %g: %.3f", IsaName(isa), c.cols, c.density, times);
+    }
+  }
 }
 
 // 36 bytes that claim as many rows or columns as the format allows: nothing may be spent on the claim.
