@@ -1,15 +1,17 @@
 // Nanoseconds per kept weight, batch 1 and 16, for layers of well-known nets, float32 and int8 activations, and every
-// instruction set of this CPU.
-// Usage: fully_connected_bench [seconds per measurement]
+// instruction set of this CPU; the layouts' bytes for a weight, and how many times the packed entries' (entries.h).
+// Usage: fully_connected_bench [seconds per measurement [part of a layer's name [values in the codebook]]]
 #include <time.h>
 
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <vector>
 
 #include "../kernels/fully_connected.h"
 #include "../tests/packing.h"
+#include "entries.h"
 
 namespace {
 
@@ -29,8 +31,13 @@ struct Shape {
 // Densities as Han et al. 2015 reach them.
 constexpr Shape kShapes[] = {{"LeNet-300-100 fc1", 300, 784, 0.08, 5},
                              {"LeNet-300-100 fc2", 100, 300, 0.09, 5},
+                             {"LeNet-300-100 fc3", 10, 100, 0.26, 4},
                              {"AlexNet fc6", 4096, 9216, 0.09, 5},
-                             {"VGG-16 fc6", 4096, 25088, 0.04, 6}};
+                             {"AlexNet fc7", 4096, 4096, 0.09, 5},
+                             {"AlexNet fc8", 1000, 4096, 0.25, 4},
+                             {"VGG-16 fc6", 4096, 25088, 0.04, 6},
+                             {"VGG-16 fc7", 4096, 4096, 0.04, 6},
+                             {"VGG-16 fc8", 1000, 4096, 0.23, 4}};
 
 // This thread's own time, and below its shortest for a call: what other work on the machine disturbs least.
 double Now() {
@@ -68,15 +75,16 @@ void BenchKernel(const keras_prune::PackedView& view, const keras_prune::FcOptio
   if (keras_prune::MakeFcLayout(view, options, &layout) != keras_prune::Status::kOk) std::abort();
   const double make_ms = 1e3 * (Now() - start);
   const double one = BestSeconds(layout, 1, budget), many = BestSeconds(layout, 16, budget);
+  const auto bytes = static_cast<double>(keras_prune::FcLayoutBytes(layout));
   std::printf("  %-25s batch 1: %9.2f us %7.4f ns/weight   batch 16: %7.4f ns/weight   layout: %5.2f bytes/weight, "
-              "%.1f ms\n",
+              "%.2f of the entries, %.1f ms\n",
               keras_prune::FcKernelName(layout), 1e6 * one, 1e9 * one / view.num_kept, 1e9 * many / 16 / view.num_kept,
-              static_cast<double>(keras_prune::FcLayoutBytes(layout)) / view.num_kept, make_ms);
+              bytes / view.num_kept, bytes / static_cast<double>(keras_prune_bench::EntryBytes(view)), make_ms);
   keras_prune::FreeFcLayout(layout);
 }
 
-void BenchShape(const Shape& shape, double budget) {
-  const auto layer = keras_prune_test::RandomLayer(shape.rows, shape.cols, shape.density, 16);
+void BenchShape(const Shape& shape, uint32_t codebook_size, double budget) {
+  const auto layer = keras_prune_test::RandomLayer(shape.rows, shape.cols, shape.density, codebook_size);
   const auto packed = keras_prune_test::Pack(layer, shape.gap_bits);
   keras_prune::PackedView view;
   double start = Now();
@@ -96,6 +104,14 @@ void BenchShape(const Shape& shape, double budget) {
 
 int main(int argc, char** argv) {
   const double budget = argc > 1 ? std::atof(argv[1]) : 0.3;
-  for (const Shape& shape : kShapes) BenchShape(shape, budget);
+  const char* name = argc > 2 ? argv[2] : "";
+  const int codebook_size = argc > 3 ? std::atoi(argv[3]) : 16;
+  if (codebook_size < 2 || codebook_size > 256) {
+    std::fprintf(stderr, "expected 2 to 256 values in the codebook, got %s\n", argv[3]);
+    return 2;
+  }
+  for (const Shape& shape : kShapes) {
+    if (std::strstr(shape.name, name) != nullptr) BenchShape(shape, static_cast<uint32_t>(codebook_size), budget);
+  }
   return 0;
 }

@@ -1,5 +1,6 @@
-// What the kernels make of packed weights on this CPU, as JSON: the kernel's name and the bytes of its compute layout.
-// Usage: layout_report file-of-packed-bytes [batch] [float32|int8]
+// What the kernels make of packed weights on this CPU, as JSON: the kernel's name, the bytes of its compute layout,
+// and how many times those of the packed entries (entries.h) that is. Usage: layout_report file-of-packed-bytes
+// [batch] [float32|int8]
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -10,6 +11,7 @@
 #include "../kernels/fully_connected.h"
 #include "../kernels/isa.h"
 #include "../tensor_format.h"
+#include "entries.h"
 
 namespace {
 
@@ -52,10 +54,13 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "%s: %s\n", argv[1], isa_ok ? StatusMessage(status) : "KERAS_PRUNE_ISA is not supported here");
     return 1;
   }
+  const size_t layout_bytes = keras_prune::FcLayoutBytes(layout);
+  const auto entry_bytes = static_cast<size_t>(keras_prune_bench::EntryBytes(entries));
+  const double ratio = entry_bytes != 0 ? static_cast<double>(layout_bytes) / static_cast<double>(entry_bytes) : 0.0;
   std::printf("{\"isa\": \"%s\", \"kernel\": \"%s\", \"kept\": %u, \"entries\": %u, \"packed_bytes\": %zu, "
-              "\"layout_bytes\": %zu}\n",
+              "\"entry_bytes\": %zu, \"layout_bytes\": %zu, \"layout_per_entry_byte\": %.3f}\n",
               keras_prune::IsaName(options.isa), keras_prune::FcKernelName(layout), entries.num_kept,
-              entries.num_entries, bytes.size(), keras_prune::FcLayoutBytes(layout));
+              entries.num_entries, bytes.size(), entry_bytes, layout_bytes, ratio);
   keras_prune::FreeFcLayout(layout);
   return 0;
 }
