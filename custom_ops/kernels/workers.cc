@@ -33,7 +33,7 @@
 
 // glibc 2.34 moved these from libpthread to libc and gave them a new version; the old one is still there. With it, and
 // weakly, the library loads on a glibc before that too, also in a process without libpthread: that computes alone.
-#if defined(__GLIBC__) && !KP_IS_SANITIZED
+#if defined(__GLIBC__) && !defined(__ANDROID__) && !KP_IS_SANITIZED
 #pragma weak pthread_create
 #pragma weak pthread_join
 #if defined(__x86_64__)
@@ -174,7 +174,7 @@ void AwaitParts(Workers* workers) {
 // Signals go to the process's own threads: handlers of the host must not run on ours.
 void Start(Workers* workers) {
   workers->owner.store(getpid());
-#if defined(__GLIBC__) && !KP_IS_SANITIZED
+#if defined(__GLIBC__) && !defined(__ANDROID__) && !KP_IS_SANITIZED
   if (pthread_create == nullptr || pthread_join == nullptr) return;
 #endif
   sigset_t all, before;
