@@ -69,6 +69,12 @@ def test_without_the_delegate_the_runtime_says_so(packed):
         interpreter.allocate_tensors()
 
 
+def test_an_operator_of_a_later_release(packed):
+    later = packed.replace(b"KerasPruneFullyConnected", b"KerasPruneFullyAdaptive!")
+    with pytest.raises(ValueError, match="got the operator KerasPruneFullyAdaptive!; install a newer keras_prune"):
+        runtime.load_interpreter(later)
+
+
 def test_damaged_packed_weights_are_refused(packed):
     data = bytearray(packed)
     data[data.index(b"KPRI") + 40] ^= 1  # in the codebook: only the checksum can tell

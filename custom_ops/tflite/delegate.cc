@@ -34,12 +34,23 @@ bool IsPacked(const TfLiteRegistration& registration) {
          IsNamed(registration, kPackedConvName);
 }
 
+// An operator of ours that only later releases have. The runtime's "unresolved custom op" would not say what to do.
+TfLiteStatus CheckKnown(TfLiteContext* context, const TfLiteRegistration& op) {
+  const bool is_ours = op.builtin_code == kTfLiteBuiltinCustom && op.custom_name != nullptr &&
+                       strncmp(op.custom_name, "KerasPrune", strlen("KerasPrune")) == 0;
+  KP_CHECK(!is_ours || IsPacked(op),
+           "keras_prune delegate: expected %s, %s or %s, got the operator %s; install a newer keras_prune",
+           kPackedFcName, kPackedConvName, kUnpackName, op.custom_name);
+  return kTfLiteOk;
+}
+
 TfLiteStatus CountNodes(TfLiteContext* context, Plan* plan) {
   for (int i = 0; i < plan->count; ++i) {
     TfLiteNode* node;
     TfLiteRegistration* registration;
     if (context->GetNodeAndRegistration(context, plan->nodes[i], &node, &registration) != kTfLiteOk)
       return kTfLiteError;
+    if (CheckKnown(context, *registration) != kTfLiteOk) return kTfLiteError;
     plan->num_packed += IsPacked(*registration);
     for (int k = 0; k < node->outputs->size; ++k) {
       const int tensor = node->outputs->data[k];
