@@ -29,7 +29,7 @@ FUZZ_BUILD := build/fuzz
 FUZZ_TARGETS := sparse_format tensor_format delegate tf_op
 SECONDS ?= 60
 
-.PHONY: help setup demo test test-python test-cpp test-isas test-aarch64 test-slow fuzz lint format bench performance performance-page results clean
+.PHONY: help setup demo test test-python test-cpp test-isas test-aarch64 test-matrix test-slow fuzz lint format bench performance performance-page results clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -90,6 +90,12 @@ fuzz: setup  ## libFuzzer on the decoders, the delegate and the TensorFlow op; t
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet --editable '.[fuzz]'
 	$(QUIET_TF) $(BIN)/python tests/fuzz_tflite_readers.py $(FUZZ_BUILD)/corpus/tflite_readers -max_len=65536 -timeout=60 \
 		-rss_limit_mb=2048 -max_total_time=$$(( $(SECONDS) / 3 )) -artifact_prefix=$(FUZZ_BUILD)/tflite_readers-
+
+test-matrix: setup  ## Packed files in each supported runtime, in clean environments (an hour; RUNTIMES=..., RESUME=1, KEEP=1); docs/runtimes.md.
+	@mkdir -p build/matrix
+	@test -n "$(RESUME)" || $(QUIET_TF) $(BIN)/python tests/matrix_cases.py build/matrix/files
+	$(BIN)/python tests/matrix.py $(if $(RUNTIMES),--runtimes $(foreach name,$(RUNTIMES),'$(name)'),--table docs/runtimes.md) \
+		$(if $(RESUME),--resume) $(if $(KEEP),--keep)
 
 test-slow: setup  ## What takes long: MNIST over three seeds, the lowest supported versions, NEON under the address sanitizer.
 	$(QUIET_TF) $(BIN)/python -m pytest -m slow
