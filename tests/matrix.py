@@ -3,6 +3,7 @@
     python tests/matrix.py                              # all; `make test-matrix`
     python tests/matrix.py --runtimes tflite-runtime==2.14.0 ai-edge-litert==2.3.0
     python tests/matrix.py --table docs/runtimes.md     # and puts the table into this page
+    python tests/matrix.py --resume                     # goes on where it was stopped
 
 One delegate, one TensorFlow op: the ones that are built. The files are those of the first release, or others that
 `make_release.py` writes, and those that must be refused (`matrix_cases.py`).
@@ -27,9 +28,10 @@ NATIVE = ROOT / "keras_prune" / "_native"
 LITERT = "1.0.1 1.1.2 1.2.0 1.3.0 1.4.0 2.0.3 2.1.6 2.2.0 2.3.0".split()
 TENSORFLOW = "2.16.2 2.17.1 2.18.1 2.19.1 2.20.0 2.21.0".split()
 RUNTIMES = {
-    "tflite-runtime==2.14.0": ["numpy<2"],  # compiled for NumPy 1
-    **{f"ai-edge-litert=={version}": [] for version in LITERT},
+    "tflite-runtime==2.14.0": ["numpy<2"],  # compiled for NumPy 1, as is the next
+    **{f"ai-edge-litert=={version}": ["numpy<2"] if version < "1.1" else [] for version in LITERT},
     **{f"tensorflow-cpu=={version}": [] for version in TENSORFLOW},
+    "tflite-runtime==2.14.0 on Nehalem": ["numpy<2"],  # a CPU without AVX, emulated
 }
 # The columns of the table: what the names of cases begin with.
 COLUMNS = {
@@ -37,9 +39,10 @@ COLUMNS = {
     "convolutions": r"convolutions$",
     "tokens": r"tokens",
     "expanded": r"expanded_|repacked_",
-    "int8": r".*_int8(_rows)?$|integer$",
+    "int8": r"(dense|convolutions)_int8|integer$",
     "formats 1, 2": r"storage_version_",
     "stock": r"stock_",
+    "CompiledModel": r"compiled_",
     "TF op, SavedModel": r"op_|saved_model_",
     "refused": r"refused_",
 }
@@ -66,11 +69,13 @@ def install(requirements, environment, wheels):
     return python
 
 
-def run(name, python, files):
+def run(name, python, *, files, libraries):
     """What came of all cases in one runtime."""
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "-1", "PYTHONDONTWRITEBYTECODE": "1"}
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")} | quiet
-    command = [python, "-I", "-B", RUN, name.partition("==")[0], files, NATIVE]
+    cpu = name.partition(" on ")[2]
+    emulator = ["qemu-x86_64", "-cpu", cpu] if cpu else []
+    command = [*emulator, python, "-I", "-B", RUN, name.partition("==")[0], files, libraries]
     done = subprocess.run([str(part) for part in command], env=environment, capture_output=True, check=False)
     if done.returncode:
         raise SystemExit(f"matrix: {name} failed:\n{done.stderr.decode(errors='replace')[-4000:]}")
@@ -93,7 +98,8 @@ def cell(results, column):
 def table(reports):
     """Markdown."""
     lines = ["| runtime | Python, NumPy | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
-    for name, report in reports.items():
+    for name in sorted(reports, key=(*RUNTIMES, *reports).index):
+        report = reports[name]
         cells = [cell(report["results"], column) for column in COLUMNS]
         versions = f"{report['python']}, {report['numpy']}"
         lines.append(f"| {name.replace('==', ' ')} | {versions} | " + " | ".join(cells) + " |")
@@ -124,14 +130,18 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runtimes", nargs="*", default=list(RUNTIMES), help="as pip names them")
     parser.add_argument("--build", type=pathlib.Path, default=BUILD, help="environments, files, kept wheels")
+    parser.add_argument("--libraries", type=pathlib.Path, default=NATIVE, help="the folder of the native libraries")
     parser.add_argument("--table", type=pathlib.Path, help="a page with marks for the table")
+    parser.add_argument("--resume", action="store_true", help="only what results.json in the build folder lacks")
     parser.add_argument("--keep", action="store_true", help="keep the environments (up to 2 GB each)")
     arguments = parser.parse_args()
-    reports, results = {}, arguments.build / "results.json"
-    for name in arguments.runtimes:
-        environment = arguments.build / "environments" / name
-        python = install([name, *RUNTIMES.get(name, [])], environment, arguments.build / "wheels")
-        reports[name] = run(name, python, arguments.build / "files")
+    results = arguments.build / "results.json"
+    reports = json.loads(results.read_text()) if arguments.resume and results.is_file() else {}
+    for name in (name for name in arguments.runtimes if name not in reports):
+        environment = arguments.build / "environments" / name.replace(" ", "_")
+        requirements = [name.partition(" on ")[0], *RUNTIMES.get(name, [])]
+        python = install(requirements, environment, arguments.build / "wheels")
+        reports[name] = run(name, python, files=arguments.build / "files", libraries=arguments.libraries)
         if not arguments.keep:
             shutil.rmtree(environment)
         results.write_text(json.dumps(reports, indent=1) + "\n")

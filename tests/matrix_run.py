@@ -7,8 +7,10 @@ LIBRARIES is the folder with the delegate and the TensorFlow op. ``FOLDER/cases.
     {"name": ..., "file": ..., "delegate": true,              # a file and whether it runs with the delegate
      "options": {"isa": ...}, "library": ...,                 # the delegate's options; another file for the delegate
      "kind": "op" or "saved_model",                           # only in TensorFlow; the file is a SavedModel's folder
+             or "compiled_model",                             # only in LiteRT from 2.1.6 on
      "expect": "values.npz", "tolerance": 1e-5,               # inputs x0, x1, ... and outputs y0, y1, ...: or
-     "error": "regular expression"}                           # what the message must say
+     "error": "regular expression",                           # what the message must say
+     "checks": true}                                          # only where the runtime checks the file's tables
 
 Inputs have as many rows as the expected outputs; the first one, two and all of them are given to the model (the op
 multiplies x0 by the packed bytes x1). The largest difference of an output, relative to the largest output where that is
@@ -18,6 +20,7 @@ above 1, must not exceed the tolerance. Each case has a process of its own, so t
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -93,8 +96,39 @@ def run_tensorflow(case, folder, libraries):
     return max(difference(g.numpy(), w) for g, w in zip(got, wanted, strict=True))
 
 
+def run_compiled(case, folder, libraries):
+    """Runs one file in LiteRT's CompiledModel; returns the largest difference."""
+    sys.path.insert(0, str(folder))
+    compiled_model = importlib.import_module("compiled_model")
+    inputs, wanted = values_of(case, folder)
+    delegate = libraries / "libkeras_prune_delegate.so"
+    with compiled_model.CompiledModel(folder / case["file"], delegate=delegate) as model:
+        worst = 0.0
+        for rows in batches(len(inputs[0])) if case.get("batches", True) else [len(inputs[0])]:
+            got = model.run({name: x[:rows] for name, x in zip(model.input_names, inputs, strict=True)})
+            want = [y[:rows] if case.get("batches", True) else y for y in wanted]
+            worst = max(worst, *(difference(g, w) for g, w in zip(got.values(), want, strict=True)))
+    return worst
+
+
+def applies(case, name):
+    """Whether a runtime has what a case needs."""
+    kind = case.get("kind", "tflite")
+    if kind == "compiled_model":
+        return name == "ai-edge-litert" and version(name) >= (2, 1, 6)
+    if case.get("checks"):
+        return name != "tflite-runtime"
+    return kind == "tflite" or name not in MODULES
+
+
+def version(name):
+    return tuple(int(part) for part in importlib.metadata.version(name).split(".")[:3])
+
+
 def run(case, folder, *, make, load_delegate, libraries):
     """Runs one file; returns the largest difference."""
+    if case.get("kind") == "compiled_model":
+        return run_compiled(case, folder, libraries)
     if "kind" in case:
         return run_tensorflow(case, folder, libraries)
     delegates = []
@@ -173,7 +207,7 @@ def main(name, folder, libraries):
     how = {"make": make, "load_delegate": load_delegate, "libraries": pathlib.Path(libraries)}
     results = {}
     for case in json.loads((folder / "cases.json").read_text()):
-        if "kind" not in case or name not in MODULES:
+        if applies(case, name):
             results[case["name"]] = judge(case, apart(case, folder, **how))
     report = {"numpy": np.__version__, "python": sys.version.split()[0], "results": results}
     report["seconds"] = round(time.monotonic() - start, 1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
+import struct
 import zlib
 from typing import Any
 
@@ -126,11 +127,28 @@ def exported() -> dict[str, Kept]:
     return files | {
         "dense_int8_rows": Kept(rows, "int8 activations, a step for each row", by_reference=True),
         "dense_int8": Kept(one, "int8 activations, one step for good", by_reference=True),
+        "dense_int8_long_options": Kept(
+            with_long_options(codebook(net), 1 / 64), "int8 activations, one step, long options", by_reference=True
+        ),
+        "convolutions_int8_rows": Kept(
+            codebook(conv, activations="int8"), "int8 activations, a step for each patch", STEP, by_reference=True
+        ),
         "convolutions": Kept(codebook(conv), "convolutions that compute, others expanded"),
         "convolutions_int8": Kept(network, "int8 activations in a network", STEP, by_reference=True),
         "tokens": Kept(codebook(words), "embedding, recurrent layer, kept dimensions, several inputs"),
         "integer": Kept(pack(integers), "integer operators, int8 weights expanded", STEP),
     }
+
+
+def with_long_options(data: bytes, scale: float) -> bytes:
+    """The form of options with one step of x that files had before the first release."""
+    model = flatbuffer.read(data)
+    for op in model.subgraphs[0].operators:
+        if flatbuffer.text(model.operatorCodes[op.opcodeIndex].customCode) == "KerasPruneFullyConnected":
+            head, tail = bytes([*bytes(op.customOptions)[:3], 2]), struct.pack("<f", scale)
+            options = head + zlib.crc32(head + tail).to_bytes(4, "little") + tail
+            op.customOptions = np.frombuffer(options, np.uint8)
+    return flatbuffer.write(model)
 
 
 def patterned() -> dict[str, Kept]:
