@@ -1,4 +1,7 @@
-"""The lower bounds that setup.cfg states, in an environment of their own (slow)."""
+"""The lower bounds that setup.cfg states, in an environment of their own (slow).
+
+This is for what trains and writes files; in what they run is the matter of `make test-matrix`.
+"""
 
 from __future__ import annotations
 
