@@ -1,10 +1,11 @@
 // AVX2: x is loaded lane by lane and put together; a window of 256 columns has hardly any fillers. Weights are looked
 // up by bytes (pshufb) for the 32 slots of a pair of steps at once.
 //
-// Each slot takes 1.7 loads and about 3.6 instructions; 32 slots take 26 cycles of a Zen 4, whose limits are 18
-// cycles for so many loads and 20 for so many instructions. What was tried there, ns a kept weight, 16 values (LeNet
-// fc1, AlexNet fc6, fc8, VGG fc6; 8 %, 9 %, 25 %, 4 % kept):
-//   this                                                             .30   .32   .30   .35
+// Each slot takes 1.7 loads and about 3.9 instructions; 32 slots take 25 cycles of a Zen 4, whose limits are 18 cycles
+// for so many loads and 21 for so many instructions. What was tried there, ns a kept weight, 16 values (LeNet fc1,
+// AlexNet fc6, fc8, VGG fc6; 8 %, 9 %, 25 %, 4 % kept):
+//   this                                                             .29   .30   .27   .35
+//   with _mm_insert_ps, which the following have, too                .30   .32   .30   .35
 //   all columns loaded by single bytes                               .30   .32   .30   .35
 //   all columns loaded four at a time                                .33   .34   .32   .37
 //   vbroadcastss and blends in place of insertps                     .31   .32   .33   .36
@@ -35,10 +36,11 @@ constexpr int kQuarters = 4;
 
 // table[columns[0]], ..., table[columns[3]].
 inline __m128 LoadFour(const float* table, const uint8_t* columns) {
-  __m128 lanes = _mm_load_ss(table + columns[0]);
-  lanes = _mm_insert_ps(lanes, _mm_load_ss(table + columns[1]), 0x10);
-  lanes = _mm_insert_ps(lanes, _mm_load_ss(table + columns[2]), 0x20);
-  return _mm_insert_ps(lanes, _mm_load_ss(table + columns[3]), 0x30);
+  __m128 lanes = _mm_load_ss(table + columns[0]);  // GCC makes two instructions of a load and _mm_insert_ps
+  lanes[1] = table[columns[1]];
+  lanes[2] = table[columns[2]];
+  lanes[3] = table[columns[3]];
+  return lanes;
 }
 
 // The same with one load for the four columns. Half of the lanes this way and half the other take the least time.
@@ -46,9 +48,10 @@ inline __m128 LoadFourByWord(const float* table, const uint8_t* columns) {
   uint32_t word;
   memcpy(&word, columns, sizeof word);
   __m128 lanes = _mm_load_ss(table + (word & 0xFF));
-  lanes = _mm_insert_ps(lanes, _mm_load_ss(table + (word >> 8 & 0xFF)), 0x10);
-  lanes = _mm_insert_ps(lanes, _mm_load_ss(table + (word >> 16 & 0xFF)), 0x20);
-  return _mm_insert_ps(lanes, _mm_load_ss(table + (word >> 24)), 0x30);
+  lanes[1] = table[word >> 8 & 0xFF];
+  lanes[2] = table[word >> 16 & 0xFF];
+  lanes[3] = table[word >> 24];
+  return lanes;
 }
 
 // Byte i of 16 floats in register i, twice.
