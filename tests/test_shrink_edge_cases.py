@@ -103,6 +103,13 @@ def constants_in_time(x):
     return layers.Dense(3)(ops.concatenate([layers.ReLU()(x), layers.Activation("sigmoid")(x)], 1))
 
 
+def nested(outputs):
+    """A functional model that is called twice, and what is made of both results."""
+    inputs = keras.Input((8,))
+    inner = keras.Model(inputs, layers.Dense(4)(layers.Dense(6)(inputs)))
+    return vector(lambda x: outputs(inner(layers.Dense(8)(x)), inner(layers.Dense(8)(x))))
+
+
 def with_constant(join):
     """Channels and an array of the program."""
     return vector(lambda x: layers.Dense(3)(join(layers.Dense(8)(x))), batch_size=checks.BATCH)
@@ -132,6 +139,10 @@ CASES = {
     ),
     "a state of zeros": (lambda: begun("relu"), 8),
     "a state of constants": (lambda: begun("sigmoid"), 0),
+    "a nested model's result is the output": (lambda: nested(lambda a, b: a), 8 + 6),
+    "the first of its results is an output": (lambda: nested(lambda a, b: [a, layers.Dense(3)(b)]), 8 + 6),
+    "the second of its results is an output": (lambda: nested(lambda a, b: [layers.Dense(3)(a), b]), 8 + 6),
+    "none of its results is an output": (lambda: nested(lambda a, b: layers.Dense(3)(a - b)), 8 + 6 + 4),
     "times ones": (lambda: with_constant(lambda x: x * np.ones(8, "float32")), 0),
     "plus ones": (lambda: with_constant(lambda x: x + ops.ones((8,))), 0),
     "plus one": (lambda: with_constant(lambda x: x + ops.ones((1,))), 8),

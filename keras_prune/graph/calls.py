@@ -119,8 +119,23 @@ def read_calls(model: Any) -> Calls:
         for index, node in enumerate(entry["inbound_nodes"])
     ]
     inputs = _with_shapes(config["input_layers"], model.inputs)
-    outputs = _with_shapes(config["output_layers"], model.outputs)
+    outputs = [_renumbered(ref, layers) for ref in _with_shapes(config["output_layers"], model.outputs)]
+    _check_made(outputs, [*inputs, *(Ref(node.layer.name, node.index, 0) for node in nodes)])
     return Calls(inputs, [layers[ref.name] for ref in inputs], list(_sorted(nodes, inputs)), outputs)
+
+
+def _renumbered(ref: Ref, layers: dict[str, Any]) -> Ref:
+    """An output by its place among the calls: Keras counts those of functional models from 1 here, elsewhere from 0."""
+    functional = any(cls.__name__ == "Functional" for cls in type(layers[ref.name]).__mro__)
+    return dataclasses.replace(ref, index=ref.index - 1) if functional else ref
+
+
+def _check_made(outputs: list[Ref], made: list[Ref]) -> None:
+    """What nothing makes would seem to have no channels, and those of the output would go."""
+    known = {(ref.name, ref.index) for ref in made}
+    unknown = [ref for ref in outputs if (ref.name, ref.index) not in known]
+    if unknown:
+        raise AssertionError(f"outputs {unknown} are of no call of the model")
 
 
 def _with_shapes(entries: Any, tensors: Any) -> list[Ref]:
