@@ -177,19 +177,21 @@ void Insert(Entry* entry) {
 // The layout for a use, or null.
 const FcLayout* Find(const SharedLayout& shared, const LayoutUse& use) {
   const int num_layouts = __atomic_load_n(&shared.num_layouts, __ATOMIC_ACQUIRE);
-  for (int i = 0; i < num_layouts; ++i) {
+  const FcLayout* other = nullptr;  // for these activations; any layout computes any batch
+  for (int i = num_layouts - 1; i >= 0; --i) {
     const LayoutUse& made = shared.made[i].use;
+    if (made.activations == use.activations) other = shared.made[i].layout;
     const bool is_same = FcSameLayout({shared.isa, made.activations, made.batch},
                                       {shared.isa, use.activations, use.batch});
-    if (is_same || (use.batch == kAnyBatch && made.activations == use.activations)) return shared.made[i].layout;
+    if (is_same && use.batch != kAnyBatch) return shared.made[i].layout;
   }
-  return nullptr;
+  return use.batch == kAnyBatch || num_layouts == kMostLayouts ? other : nullptr;
 }
 
 // Makes a layout and adds it. Needs build_mutex, and that Find found none.
 Status AddLayout(const Entries& entries, const LayoutUse& use, SharedLayout* shared) {
   const int index = shared->num_layouts;
-  if (index == kMostLayouts) return Status::kOutOfMemory;  // never: each kernel makes one
+  if (index == kMostLayouts) return Status::kOutOfMemory;  // never: there are not as many kernels
   const Scratch scratch(entries.ScratchBytes());
   if (scratch.data() == nullptr) return Status::kOutOfMemory;
   PackedView view;
