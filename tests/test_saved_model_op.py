@@ -138,6 +138,16 @@ def test_keys_mean_packed_layers_too(tmp_path):
     assert len(op_nodes(tmp_path / "1")) == 2
 
 
+def test_lossless_keeps_what_was_quantized_before(tmp_path):
+    model = saved_models.prune(saved_models.sequential((40,), layers.Dense(60)))  # more than 255 different weights
+    with pytest.raises(ValueError, match="expected a Dense layer for target='packed'"):
+        keras_prune.export_saved_model(model, tmp_path / "1", target="packed", weights="lossless")
+    quantized = keras_prune.quantize(model)
+    keras_prune.export_saved_model(quantized, tmp_path / "1", target="packed", weights="lossless")
+    x = examples(tmp_path / "1", 3)
+    assert_close(serving_session.Session(tmp_path / "1")(x)["output_0"], quantized(x["x"]))
+
+
 def test_a_model_with_our_layers(tmp_path):
     dense = saved_models.prune(saved_models.dense())
     model = keras.Sequential([keras.Input((40,), name="x"), *map(PackedDense.from_dense, dense.layers)])

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_prune import tensor_format
+from keras_prune import tensor_format, value_coding
 from keras_prune.quantization import Codebook
 from keras_prune_export import copies, kernel_costs
 from keras_prune_export.schemes import Schemes
@@ -27,7 +27,9 @@ class PackedModel:
 
 
 def pack(model: Any, schemes: Schemes, *, activations: str) -> PackedModel:
-    """Packs the Dense layers that are pruned, have a codebook's scheme, and are not faster dense.
+    """Packs the Dense layers that are pruned, become a codebook, and are not faster dense.
+
+    With "lossless" those become one that have few distinct values, as `keras_prune.quantize` makes them.
 
     Which are faster dense, at batch 1, says the model of measured costs that `export_tflite` uses.
 
@@ -50,8 +52,9 @@ def pack(model: Any, schemes: Schemes, *, activations: str) -> PackedModel:
     if not packed and (activations == "int8" or not has_own):
         raise ValueError(
             f"{schemes.function}: expected a Dense layer for target='packed' of which so much is pruned, at least "
-            f"min_sparsity={schemes.min_sparsity:g}, that packed weights are faster, and whose weights are a Codebook, "
-            f"got none in {model.name!r}; prune the model first, or use target='stock'"
+            f"min_sparsity={schemes.min_sparsity:g}, that packed weights are faster, and whose weights are a Codebook "
+            f"(or 'lossless' and few different ones), got none in {model.name!r}; prune the model first, or use "
+            "target='stock'"
         )
     if not packed:
         return PackedModel(model, [])
@@ -68,9 +71,12 @@ def _packed_bytes(layer: Any, schemes: Schemes) -> bytes | None:
     values = np.asarray(layer.kernel.numpy(), np.float32)
     scheme = schemes.of([layer.kernel.path], values, is_fully_connected=True)
     work = kernel_costs.Work(values.shape[1], values.shape[0], int(np.count_nonzero(values)))
-    if not isinstance(scheme, Codebook) or not kernel_costs.packed_pays([work]):
+    if not schemes.is_pruned(values) or not kernel_costs.packed_pays([work]):
         return None
-    return tensor_format.encode_codes(*scheme.fit(values.T))
+    few = scheme.fit(values.T) if isinstance(scheme, Codebook) else None
+    if scheme == "lossless":
+        few = value_coding.few_values(np.ascontiguousarray(values.T))
+    return None if few is None else tensor_format.encode_codes(*few)
 
 
 def _copy(model: Any, packed: dict[int, bytes], *, activations: str, name: str) -> Any:
