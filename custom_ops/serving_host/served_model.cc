@@ -86,7 +86,8 @@ std::shared_ptr<const ServedModel> ServedModel::Load(const std::string& folder, 
                                                      std::string* error) {
   tensorflow::SessionOptions options;
   options.config.set_intra_op_parallelism_threads(num_threads);
-  options.config.set_inter_op_parallelism_threads(num_threads);
+  // Requests run in the threads that they came in: as many at the same time as there are callers.
+  options.config.set_inter_op_parallelism_threads(-1);
   auto parts = std::make_unique<Parts>();
   const absl::Status status =
       tensorflow::LoadSavedModel(options, tensorflow::RunOptions(), folder, {kTag}, &parts->bundle);
