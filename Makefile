@@ -28,8 +28,9 @@ QUIET_TF := TF_CPP_MIN_LOG_LEVEL=2
 FUZZ_BUILD := build/fuzz
 FUZZ_TARGETS := sparse_format tensor_format delegate tf_op
 SECONDS ?= 60
+MINUTES ?= 10
 
-.PHONY: help setup demo test test-python test-cpp test-isas test-aarch64 test-matrix test-slow fuzz lint format bench performance performance-page results clean
+.PHONY: help setup demo test test-python test-cpp test-isas test-aarch64 test-matrix test-slow test-serving load-test fuzz lint format bench performance performance-page results clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -99,8 +100,17 @@ test-matrix: setup  ## Packed files in each supported runtime, in clean environm
 
 test-slow: setup  ## What takes long: MNIST over three seeds, the lowest supported versions, NEON under the address sanitizer.
 	$(QUIET_TF) $(BIN)/python -m pytest -m slow
+	@$(MAKE) load-test
 	@$(NEED_EMULATORS)
 	@$(call CPP_TEST,aarch64-asan,isa_tests,--label-exclude portable,$(SANITIZE)=address$(COMMA)undefined $(AARCH64))
+
+test-serving: setup  ## SavedModels in a C++ host on TensorFlow's libraries: threads, reloads, gRPC; then the load test.
+	$(QUIET_TF) $(BIN)/python -m pytest -m slow tests/test_serving_host.py tests/test_serving_grpc.py
+	@$(MAKE) load-test
+
+load-test: setup  ## The C++ host under load for MINUTES=10, in each way to serve: latency, memory, errors.
+	@mkdir -p $(OUT)/bench
+	$(QUIET_TF) $(BIN)/python benchmarks/serving_load.py --minutes $(MINUTES) --out $(OUT)/bench --json $(OUT)/bench/serving_load.json
 
 lint: setup  ## ruff (style, imports, docstrings), its formatter, and mypy.
 	$(BIN)/ruff check .
