@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import configparser
+import importlib
 import os
 import pathlib
 import platform
@@ -277,3 +279,11 @@ def test_a_clean_environment(made, examples, tmp_path):
         result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert result.returncode == 0, result.stderr
     assert_output(result.stdout)
+
+
+def test_the_command_is_installed():
+    config = configparser.ConfigParser()
+    config.read(pathlib.Path(__file__).resolve().parents[1] / "setup.cfg")
+    name, _, function = config["options.entry_points"]["console_scripts"].strip().partition(" = ")
+    module, _, attribute = function.partition(":")
+    assert (name, getattr(importlib.import_module(module), attribute)) == ("keras-prune", cli.main)

@@ -1,0 +1,20 @@
+# The stock clang in place of the NDK's, with this machine's C headers: it shows what the code needs of Android's
+# libraries, in Android's ABI. ANDROID_ABI is arm64-v8a or x86_64; apt-get install clang g++-aarch64-linux-gnu
+set(CMAKE_SYSTEM_NAME Linux)
+set(CMAKE_TRY_COMPILE_PLATFORM_VARIABLES ANDROID_ABI HEADERS_VERSION)
+set(CMAKE_TRY_COMPILE_TARGET_TYPE STATIC_LIBRARY)  # there is nothing to link a program with
+if(ANDROID_ABI STREQUAL "x86_64")
+  set(CMAKE_SYSTEM_PROCESSOR x86_64)
+  set(headers /usr/include/x86_64-linux-gnu/c++/${HEADERS_VERSION} /usr/include/x86_64-linux-gnu /usr/include)
+else()
+  set(CMAKE_SYSTEM_PROCESSOR aarch64)
+  set(headers /usr/aarch64-linux-gnu/include/c++/${HEADERS_VERSION}/aarch64-linux-gnu /usr/aarch64-linux-gnu/include)
+endif()
+set(CMAKE_CXX_COMPILER clang++)
+set(CMAKE_CXX_COMPILER_TARGET ${CMAKE_SYSTEM_PROCESSOR}-linux-android24)
+set(CMAKE_CXX_FLAGS_INIT "-nostdinc++ -isystem /usr/include/c++/${HEADERS_VERSION}")
+foreach(folder ${headers})
+  string(APPEND CMAKE_CXX_FLAGS_INIT " -isystem ${folder}")
+endforeach()
+find_program(linker ${CMAKE_SYSTEM_PROCESSOR}-linux-gnu-ld)
+set(CMAKE_SHARED_LINKER_FLAGS_INIT "-nostdlib -fuse-ld=${linker} -Wno-unused-command-line-argument")
