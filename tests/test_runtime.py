@@ -108,6 +108,15 @@ def test_delegate_that_was_not_built(stock, monkeypatch, tmp_path):
         runtime.load_interpreter(stock)
 
 
+def test_a_delegate_of_another_architecture(stock, monkeypatch, tmp_path):
+    library = bytearray(native.delegate_path().read_bytes())
+    library[18] ^= 62 ^ 183  # ELF's machine: x86-64 and AArch64
+    (tmp_path / native.delegate_path().name).write_bytes(bytes(library))
+    monkeypatch.setattr(native, "_FOLDER", tmp_path)
+    with pytest.raises(OSError, match=r"the delegate .* cannot be loaded .*; install keras_prune for this platform"):
+        runtime.load_interpreter(stock)
+
+
 def test_no_runtime(monkeypatch):
     def absent(name):
         raise ImportError(f"No module named {name!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
 from typing import Any
@@ -63,6 +64,7 @@ def load_interpreter(model: str | os.PathLike[str] | bytes, *, num_threads: int 
     runtime = runtime_module()
     load_delegate = getattr(runtime, "load_delegate", None) or runtime.experimental.load_delegate
     try:
+        ctypes.CDLL(str(library))  # the runtimes' own function leaves a half-made object behind where this fails
         delegate = load_delegate(str(library))
     except OSError as error:
         raise OSError(
