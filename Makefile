@@ -92,7 +92,7 @@ fuzz: setup  ## libFuzzer on the decoders, the delegate and the TensorFlow op; t
 	$(QUIET_TF) $(BIN)/python tests/fuzz_tflite_readers.py $(FUZZ_BUILD)/corpus/tflite_readers -max_len=65536 -timeout=60 \
 		-rss_limit_mb=2048 -max_total_time=$$(( $(SECONDS) / 3 )) -artifact_prefix=$(FUZZ_BUILD)/tflite_readers-
 
-test-matrix: setup  ## Packed files in each supported runtime, in clean environments (an hour; RUNTIMES=..., RESUME=1, KEEP=1); docs/runtimes.md.
+test-matrix: setup  ## Packed files in each supported runtime, in clean environments (RUNTIMES=..., RESUME=1, KEEP=1); docs/runtimes.md.
 	@mkdir -p build/matrix
 	@test -n "$(RESUME)" || $(QUIET_TF) $(BIN)/python tests/matrix_cases.py build/matrix/files
 	$(BIN)/python tests/matrix.py $(if $(RUNTIMES),--runtimes $(foreach name,$(RUNTIMES),'$(name)'),--table docs/runtimes.md) \
