@@ -23,8 +23,12 @@ extern "C" void tflite_plugin_destroy_delegate(TfLiteDelegate*);
 
 namespace {
 
+constexpr uint8_t kInt8Static = 2;  // arithmetic of a layer's options of version 1, which are 12 bytes then
+
 enum Index { kX, kPackedA, kPackedB, kUnpacked, kBias, kY, kNumTensors };
-enum Flag : uint8_t { kHasUnpack = 1, kHasFc = 2, kOpenY = 4, kOpenUnpacked = 8, kVariable = 16, kScalar = 32, kConv = 64 };
+enum Flag : uint8_t {
+  kHasUnpack = 1, kHasFc = 2, kOpenY = 4, kOpenUnpacked = 8, kVariable = 16, kScalar = 32, kConv = 64, kNan = 128
+};
 
 struct Head {
   uint8_t flags;
@@ -33,7 +37,7 @@ struct Head {
   uint8_t options_size;
   uint16_t packed_a;  // bytes of the first packed tensor
   int8_t unpack_inputs[2], unpack_outputs[2], fc_inputs[3], fc_output;
-  uint8_t unpack_options[8], fc_options[8];  // a convolution has all 16
+  uint8_t unpack_options[8], fc_options[8];  // a convolution has all 16; a layer's 12 end with the first 4
   uint8_t ranks[4];  // of x, unpacked, bias, y
   int32_t x[2], unpacked[2], bias, y[2];  // of a convolution's x, `unpacked` are the first two
 };
@@ -97,9 +101,9 @@ class Runtime {
     FUZZ_EXPECT(delegate != nullptr);
     if ((head_.flags & kScalar) != 0) static_cast<Shared*>(delegate->data)->isa = Isa::kScalar;
     const bool taken = delegate->Prepare(&context_, delegate) == kTfLiteOk;
-    for (int batch = 0; taken && batch < 2; ++batch) {
-      if (PrepareAll()) InvokeAll();
-      if (tensors_[kX].dims->size != 0) tensors_[kX].dims->data[0] = batch + 1;  // a resize
+    for (int batch : {0, 17, 1}) {  // as given, then resized: to tiles of int8, and back to rows
+      if (batch != 0 && tensors_[kX].dims->size != 0) tensors_[kX].dims->data[0] = batch;
+      if (taken && PrepareAll()) InvokeAll();
     }
     tflite_plugin_destroy_delegate(delegate);
   }
@@ -198,13 +202,16 @@ class Runtime {
                Cut(head_.unpack_outputs, head_.unpack_sizes >> 4, 2), head_.unpack_options);
     }
     if ((head_.flags & kConv) != 0) {
-      std::memcpy(conv_options_, head_.unpack_options, 8);
-      std::memcpy(conv_options_ + 8, head_.fc_options, 8);
+      std::memcpy(long_options_, head_.unpack_options, 8);
+      std::memcpy(long_options_ + 8, head_.fc_options, 8);
       MakeNode(kPackedConvName, Cut(head_.fc_inputs, head_.fc_sizes & 15, 3),
-               Cut(&head_.fc_output, head_.fc_sizes >> 4, 1), conv_options_, 16);
+               Cut(&head_.fc_output, head_.fc_sizes >> 4, 1), long_options_, 16);
     } else if ((head_.flags & kHasFc) != 0) {
+      std::memcpy(long_options_, head_.fc_options, 8);
+      std::memcpy(long_options_ + 8, head_.unpack_options, 8);
+      const bool is_long = head_.fc_options[0] == 1 && head_.fc_options[3] == kInt8Static;
       MakeNode(kPackedFcName, Cut(head_.fc_inputs, head_.fc_sizes & 15, 3),
-               Cut(&head_.fc_output, head_.fc_sizes >> 4, 1), head_.fc_options);
+               Cut(&head_.fc_output, head_.fc_sizes >> 4, 1), long_options_, is_long ? 12 : 8);
     }
     std::vector<int> plan(nodes_.size());
     for (size_t i = 0; i < plan.size(); ++i) plan[i] = static_cast<int>(i);
@@ -229,7 +236,7 @@ class Runtime {
       t.bytes = BytesOf(t);
       if (t.allocation_type == kTfLiteMmapRo || t.bytes > 4 * kMostWeights) return;
       memory.push_back(std::make_unique<Exact>(t.bytes));
-      std::memset(memory.back()->data(), 0, t.bytes);
+      FillFloats(memory.back()->data(), t.bytes, (head_.flags & kNan) != 0);
       t.data = memory.back()->data();
     }
     for (auto& node : nodes_) {
@@ -241,7 +248,7 @@ class Runtime {
   const Head head_;
   const Exact a_, b_;
   const Exact values_{4096};
-  uint8_t conv_options_[16] = {};
+  uint8_t long_options_[16] = {};
   TfLiteTensor tensors_[kNumTensors] = {};
   TfLiteContext context_ = {};
   std::vector<std::unique_ptr<Node>> nodes_;
@@ -264,9 +271,22 @@ void FitShapes(Head* head, const uint8_t* a, size_t a_size, const uint8_t* b, si
   }
 }
 
+// Versions are told by their parity; true: version 2, whose activations are int8 with one step of x.
+bool FitVersion(uint8_t* version) {
+  *version = *version % 2 == 0 ? 2 : 1;
+  return *version == 2;
+}
+
+// A positive finite float32: most bits are the fuzzer's.
+void FitScale(uint8_t* scale) {
+  scale[0] |= 1;
+  scale[3] &= 0x3F;
+}
+
 // Of a convolution with a kernel of up to 3 x 3, where its area divides the columns.
 void FitImages(Head* head, const uint8_t* packed) {
-  uint8_t* kernel = head->unpack_options + 4;
+  const bool is_static = FitVersion(head->unpack_options);
+  uint8_t* kernel = head->unpack_options + (is_static ? 2 : 4);
   uint32_t cols;
   std::memcpy(&cols, packed + 12, 4);
   for (int i : {0, 1}) kernel[i] = static_cast<uint8_t>(kernel[i] % 3 + 1);
@@ -275,18 +295,43 @@ void FitImages(Head* head, const uint8_t* packed) {
   head->unpacked[0] = 1;
   head->unpacked[1] = head->x[0] = 3;
   head->x[1] = static_cast<int32_t>(cols / (kernel[0] * kernel[1]));
-  head->fc_options[2] = head->fc_options[3] = 0;
+  if (!is_static) head->fc_options[2] = head->fc_options[3] = 0;
 }
 
 void Seal(uint8_t* options) { Put32(Crc32(0, options, 4), options + 4); }
 
-void SealOptions(Head* head, bool conv) {
-  head->options_size = conv ? 16 : 8;
-  head->unpack_options[0] = 1;
-  if (conv) return Put32(Crc32(Crc32(0, head->unpack_options, 8), head->fc_options, 4), head->fc_options + 4);
-  head->fc_options[0] = 1;
-  Seal(head->unpack_options);
-  Seal(head->fc_options);
+// Of 16 bytes: all but the checksum.
+void SealConv(Head* head) {
+  head->options_size = 16;
+  if (FitVersion(head->unpack_options)) FitScale(head->fc_options);
+  Put32(Crc32(Crc32(0, head->unpack_options, 8), head->fc_options, 4), head->fc_options + 4);
+}
+
+// Of version 1, of version 2, and the 12 bytes of version 1.
+void SealFc(Head* head) {
+  uint8_t *o = head->fc_options, *rest = head->unpack_options;
+  head->options_size = 8;
+  if (FitVersion(o)) {
+    FitScale(o + 4);
+    const uint32_t crc = Crc32(Crc32(0, o, 2), o + 4, 4);
+    o[2] = static_cast<uint8_t>(crc);
+    o[3] = static_cast<uint8_t>(crc >> 8);
+  } else if (o[3] != kInt8Static) {
+    Seal(o);
+  } else {
+    head->options_size = 12;  // an operator that unpacks has 8 at most
+    if ((head->flags & kHasUnpack) == 0) FitScale(rest);
+    Put32(Crc32(Crc32(0, o, 4), rest, 4), o + 4);
+  }
+}
+
+void SealOptions(Head* head) {
+  if ((head->flags & kConv) != 0) return SealConv(head);
+  if ((head->flags & kHasUnpack) != 0) {
+    head->unpack_options[0] = 1;
+    Seal(head->unpack_options);
+  }
+  SealFc(head);
 }
 
 }  // namespace
@@ -306,7 +351,7 @@ extern "C" size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t max
     FitShapes(&head, packed, a, packed + a, b);
     if (conv && b >= kHeaderBytes) FitImages(&head, packed + a);
   }
-  if (random() % 16 != 0) SealOptions(&head, conv);
+  if (random() % 16 != 0) SealOptions(&head);
   std::memcpy(data, &head, sizeof head);
   return size;
 }

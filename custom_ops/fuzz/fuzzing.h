@@ -44,6 +44,14 @@ class Exact {
   size_t size_;
 };
 
+// Numbers of both signs, and where asked for one that is not a number.
+inline void FillFloats(uint8_t* memory, size_t num_bytes, bool with_nan) {
+  for (size_t i = 0; i < num_bytes / sizeof(float); ++i) {
+    const float value = with_nan && i == 3 ? __builtin_nanf("") : 0.01f * static_cast<float>(i * 37 % 255) - 1.27f;
+    std::memcpy(memory + i * sizeof value, &value, sizeof value);
+  }
+}
+
 inline void Put32(uint32_t value, uint8_t* at) {
   for (int i = 0; i < 4; ++i) at[i] = static_cast<uint8_t>(value >> (8 * i));
 }

@@ -10,9 +10,23 @@ import struct
 import sys
 import zlib
 
-OPTIONS = bytes([1, 0, 0, 0]) + zlib.crc32(bytes([1, 0, 0, 0])).to_bytes(4, "little")
-_SIZES = bytes([1, 0, 0, 0, 1, 1, 1, 1, 1, 1, 0, 0])  # of a convolution: 1 x 1, no steps
-CONVOLUTION = _SIZES + zlib.crc32(_SIZES).to_bytes(4, "little")
+SCALE = struct.pack("<f", 0.01)  # one step of x
+
+
+def sealed(options: bytes) -> bytes:
+    """Options and their checksum."""
+    return options + zlib.crc32(options).to_bytes(4, "little")
+
+
+OPTIONS = sealed(bytes([1, 0, 0, 0]))
+INT8 = sealed(bytes([1, 0, 0, 1]))  # each row of x with a step of its own
+STATIC = bytes([2, 0]) + zlib.crc32(bytes([2, 0]) + SCALE).to_bytes(4, "little")[:2] + SCALE
+# Of convolutions: 1 x 1, no steps.
+CONVOLUTIONS = [
+    sealed(bytes([1, 0, 0, 0, 1, 1, 1, 1, 1, 1, 0, 0])),
+    sealed(bytes([1, 0, 0, 1, 1, 1, 1, 1, 1, 1, 0, 0])),
+    sealed(bytes([2, 0, 1, 1, 1, 1, 1, 1]) + SCALE),
+]
 TYPES = {0: 1, 1: 10, 2: 9, 3: 3}  # of version 2's elements, as the runtime numbers them
 
 
@@ -22,30 +36,30 @@ def sizes(packed: bytes) -> tuple[int, int]:
     return rows, cols
 
 
-def convolution(packed: bytes) -> bytes:
+def convolution(packed: bytes, options: bytes) -> bytes:
     """An input of delegate_fuzz: one convolution, of an image of 3 x 3 pixels."""
-    head = struct.pack("<6BH", 64, 0, 0x13, 15, 15, 16, 0) + struct.pack("<8b", 1, 2, 3, 4, 0, 2, 4, 5) + CONVOLUTION
+    head = struct.pack("<6BH", 64, 0, 0x13, 15, 15, 16, 0) + struct.pack("<8b", 1, 2, 3, 4, 0, 2, 4, 5) + options
     rows, cols = sizes(packed)
     return head + bytes([4, 2, 1, 4]) + struct.pack("<7i", 3, cols, 1, 3, rows, 3, rows) + packed
 
 
-def graph(unpacked: bytes, multiplied: bytes) -> bytes:
+def graph(unpacked: bytes, multiplied: bytes, options: bytes = OPTIONS) -> bytes:
     """An input of delegate_fuzz: one operator of each kind, either left out where its bytes are empty."""
     flags = (1 if unpacked else 0) | (2 if multiplied else 0)
     other_type = 3 | TYPES[unpacked[7] % 4] << 4 if unpacked else 15
     head = struct.pack("<6BH", flags, 0x11, 0x13, other_type, 15, 8, len(unpacked))
-    head += struct.pack("<8b", 1, 2, 3, 4, 0, 2, 4, 5) + OPTIONS + OPTIONS + bytes([2, 2, 1, 2])
+    head += struct.pack("<8b", 1, 2, 3, 4, 0, 2, 4, 5) + OPTIONS + options + bytes([2, 2, 1, 2])
     rows, cols = sizes(multiplied) if multiplied else (1, 1)
     head += struct.pack("<7I", 2, cols, *(sizes(unpacked) if unpacked else (1, 1)), rows, 2, rows)
     return head + unpacked + multiplied
 
 
-def call(packed: bytes, *, transpose: bool, int8: bool = False) -> bytes:
+def call(packed: bytes, *, transpose: bool, int8: bool = False, batch: int = 4) -> bytes:
     """An input of tf_op_fuzz."""
     rows, cols = sizes(packed)
     known = (rows, cols) if max(rows, cols) < 1 << 15 else (-1, -1)
     flags = transpose | 2 | 8 * int8
-    return struct.pack("<BBBBiIhh", flags, 2, 1, 4, 2, rows if transpose else cols, *known) + packed
+    return struct.pack("<BBBBiIhh", flags, 2, 1, 4, batch, rows if transpose else cols, *known) + packed
 
 
 def seeds(golden: pathlib.Path) -> dict[str, list[bytes]]:
@@ -60,11 +74,11 @@ def seeds(golden: pathlib.Path) -> dict[str, list[bytes]]:
         "sparse_format": one,
         "tensor_format": tensors,
         "delegate": [graph(data, b"") for data in two]
-        + [graph(b"", data) for data in one + codebooks]
-        + [convolution(data) for data in two if data[6] == 0]
+        + [graph(b"", data, options) for data in one + codebooks for options in (OPTIONS, INT8, STATIC)]
+        + [convolution(data, options) for data in two if data[6] == 0 for options in CONVOLUTIONS]
         + [graph(first, second) for first, second in zip(two, one + codebooks, strict=False)],
         "tf_op": [call(data, transpose=transpose) for data in one + codebooks for transpose in (False, True)]
-        + [call(data, transpose=False, int8=True) for data in one + codebooks],
+        + [call(data, transpose=False, int8=True, batch=batch) for data in one + codebooks for batch in (2, 17)],
     }
 
 

@@ -37,7 +37,7 @@ struct TF_OpKernelConstruction {
 namespace {
 
 struct Head {
-  uint8_t flags;  // 1: transpose, 2: rows and cols are attributes, 4: the packed tensor has rank 2, 8: int8
+  uint8_t flags;  // 1: transpose, 2: rows and cols are attributes, 4: the packed tensor has rank 2, 8: int8, 16: NaN
   uint8_t rank, x_type, packed_type;
   int32_t batch, last;
   int16_t rows, cols;
@@ -45,6 +45,7 @@ struct Head {
 static_assert(sizeof(Head) == 16, "as make_seeds.py writes it");
 
 constexpr int64_t kMostValues = 1 << 14;  // in a row of x
+constexpr int32_t kMostRows = 33;         // a tile and one more
 
 KpCreateFunction create;
 KpComputeFunction compute;
@@ -131,7 +132,7 @@ extern "C" size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t max
     head.rank = 2 + head.rank % 3;
     head.x_type = kTfFloat;
     head.packed_type = kTfUint8;
-    head.flags &= 1 | 8;
+    head.flags &= 1 | 8 | 16;
     std::memcpy(&head.last, packed + ((head.flags & 1) != 0 ? 8 : 12), 4);
     if (packed[4] == 2) {  // whose sizes must both be said
       head.flags |= 2;
@@ -149,14 +150,15 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   std::memcpy(&head, data, sizeof head);
   const uint8_t* bytes = data + sizeof head;
   size -= sizeof head;
-  const int64_t batch = std::clamp(head.batch, 0, 4), last = std::max(head.last, 0);
+  const int64_t batch = std::clamp(head.batch, 0, kMostRows), last = std::max(head.last, 0);
   if (last > kMostValues || ClaimedWeights(bytes, size) > (uint64_t{1} << 26)) return 0;
   std::vector<int64_t> dims(head.rank % 6, 1);
   if (!dims.empty()) dims.back() = last;
   if (dims.size() > 1) dims.front() = batch;
   const size_t values = static_cast<size_t>(dims.size() > 1 ? batch * last : dims.empty() ? 1 : last);
-  const std::vector<uint8_t> zeros(values * sizeof(float));
-  const TF_Tensor x = NewTensor(head.x_type, dims, zeros.data(), zeros.size());
+  std::vector<uint8_t> floats(values * sizeof(float));
+  FillFloats(floats.data(), floats.size(), (head.flags & 16) != 0);
+  const TF_Tensor x = NewTensor(head.x_type, dims, floats.data(), floats.size());
   const auto length = static_cast<int64_t>(size);
   const std::vector<int64_t> shape =
       (head.flags & 4) != 0 ? std::vector<int64_t>{1, length} : std::vector<int64_t>{length};
