@@ -219,7 +219,7 @@ def test_without_the_delegate_the_runtime_says_so(layer):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"isa": "mmx"}, "expected reference, scalar, avx2 or avx512, supported by this CPU, got 'mmx'"),
+        ({"isa": "mmx"}, "scalar, avx2, avx512, avx512vbmi, neon or neondot, supported by this CPU, got 'mmx'"),
         ({"threads": 4}, "unknown option 'threads'"),
     ],
 )

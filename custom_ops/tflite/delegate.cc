@@ -148,8 +148,8 @@ bool ReadPluginOptions(const char* const* keys, const char* const* values, size_
     ok = IsaFromName(wanted, isa) && IsaSupported(*isa);
   }
   return ok || Fail(report,
-                    "keras_prune delegate: isa (or KERAS_PRUNE_ISA): expected reference, scalar, avx2 or avx512, "
-                    "supported by this CPU, got '%s'; leave it out to take the best",
+                    "keras_prune delegate: isa (or KERAS_PRUNE_ISA): expected reference, scalar, avx2, avx512, "
+                    "avx512vbmi, neon or neondot, supported by this CPU, got '%s'; leave it out to take the best",
                     wanted);
 }
 
