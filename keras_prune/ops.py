@@ -12,8 +12,8 @@ threads to no kernel of a library, so the op has some of its own; they sleep bet
 on one thread each. Results are the same to the last bit for any number. A C++ host says its number by
 ``KerasPruneTfSetNumThreads(int)`` of the library, since that is not told what its sessions were configured with.
 
-Memory: the packed bytes; the layout for a few batch rows, and the one for many rows once such a batch came; each takes
-about 1.6 times the packed entries' bytes. Int8 activations have one layout for all batches.
+Memory: the packed bytes; the layout for a few batch rows, and the one for many rows once such a batch came. Calls with
+float32 and with int8 activations have layouts of their own (docs/performance.md says how large they are).
 """
 
 from __future__ import annotations

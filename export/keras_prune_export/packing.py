@@ -37,9 +37,10 @@ def pack_tflite(
     """Packs the weights of any .tflite file, so that it is smaller; `load_interpreter` runs it.
 
     Weights of all operators, in float32, float16, int8, uint8 and TFLite's own sparse form, are stored entropy-coded
-    (docs/format.md). Fully connected layers compute on them; for other operators they are expanded once, when the file
-    is loaded, so that results are those of the ordinary kernels. What packing would not make at least an eighth
-    smaller stays as it is. Subgraphs, signatures, metadata and associated files are kept.
+    (docs/format.md). Fully connected layers and convolutions on a codebook compute on them where that is faster; for
+    other operators they are expanded once, when the file is loaded, so that results are those of the ordinary kernels.
+    What packing would not make at least an eighth smaller stays as it is. Subgraphs, signatures, metadata and
+    associated files are kept.
 
     Args:
         tflite: path or bytes of the file.
@@ -48,7 +49,8 @@ def pack_tflite(
             `Codebook`, `Int8()` or "float16" for all pruned weights, or a dict of layer names or regular expressions to
             these; None as in `export_tflite`. Weights that are integers already always keep their bits.
         activations: "float32": those of the file stay as they are. "int8": fully connected layers and convolutions that
-            compute on packed weights quantize their activations while they run, as in `export_tflite`.
+            compute on packed weights quantize their activations while they run, and fully connected layers on which
+            the runtime's dense int8 kernels are faster become those, as in `export_tflite`.
         min_sparsity: weights are pruned when at least this fraction is exactly zero, 0 to 1; with 0 all are.
         representative_data: for int8 activations, as in `export_tflite`: one scale a layer, for good.
 

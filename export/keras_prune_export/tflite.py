@@ -41,10 +41,11 @@ def export_tflite(
 ) -> bytes:
     """Exports a pruned Keras model to a .tflite file whose weights are packed: small, and fast where it is sparse.
 
-    Each pruned fully connected layer becomes one custom operator that computes on the packed weights. The packed
-    weights of other layers (convolutions, embeddings, recurrent ones) are expanded once, when the file is loaded, and
-    the runtime's own operators compute (docs/exporting.md). `load_interpreter` runs the file. A model that computes in
-    another type (mixed_float16, float64, ...) is exported through a copy in float32.
+    A pruned fully connected layer or convolution becomes one custom operator that computes on the packed weights, where
+    a model of the costs says that this is faster than dense kernels (`device_costs`). The packed weights of all others
+    (embeddings, recurrent layers, ...) are expanded once, when the file is loaded, and the runtime's own operators
+    compute (docs/exporting.md). `load_interpreter` runs the file. A model that computes in another type
+    (mixed_float16, float64, ...) is exported through a copy in float32.
 
     Args:
         model: a built Keras 3 model, which is not changed, or the path of a SavedModel's folder (``model.export``,
@@ -55,15 +56,17 @@ def export_tflite(
             layer names or regular expressions to these. Weights that are not pruned keep every bit. At most
             ``2**bits - 1`` distinct non-zero weights are kept exactly by a codebook.
         activations: "float32"; or "int8": the fully connected layers and convolutions that compute on packed weights
-            quantize each row or patch of their activations, and their codebook, to int8 while they run; other layers
-            stay as they are. With weights `Int8()`, or target "stock", all operators compute in integers. Inputs and
-            outputs of the file stay float32. `evaluate_tflite` reports the accuracy of both kinds (docs/exporting.md).
+            quantize each row or patch of their activations, and their codebook, to int8 while they run. Fully connected
+            layers on which dense int8 kernels are faster become those: int8 weights with one scale, expanded at load,
+            and a scale for each row of activations, in the runtime's own operator. Other layers stay as they are. With
+            weights `Int8()`, or target "stock", all operators compute in integers. Inputs and outputs of the file stay
+            float32. `evaluate_tflite` reports the accuracy of both kinds (docs/exporting.md).
         target: "packed", or "stock" for built-in operators only: weights None (every bit), "float16" or `Int8()`, all
             of them, pruned or not, or "sparse": float32 in TFLite's own sparse tensors (docs/quantization.md).
         min_sparsity: weights are pruned when at least this fraction is exactly zero, 0 to 1; with 0 all are.
         representative_data: for int8 activations: some hundred typical inputs, (examples, ...), or a function that
-            yields lists of inputs. Packed layers then have one scale for good, the largest value that they get / 127;
-            without it each row has its own. Integer operators need it.
+            yields lists of inputs. Layers that compute on packed weights then have one scale for good, the largest
+            value that they get / 127; without it each row has its own. Integer operators need it.
 
     Returns:
         The file's bytes.
