@@ -29,8 +29,8 @@ constexpr size_t kGuards = 32;
 // Workspace of exactly the bytes that are asked for, so that the address sanitizer sees every access past them.
 class Workspace {
  public:
-  Workspace(const FcLayout* layout, size_t batch) {
-    const size_t num_bytes = FcWorkspaceBytes(layout, batch, 1);
+  Workspace(const FcLayout* layout, size_t batch, int num_threads = 1) {
+    const size_t num_bytes = FcWorkspaceBytes(layout, batch, num_threads);
     if (num_bytes != 0 && posix_memalign(&memory_, kWorkspaceAlignment, num_bytes) != 0) std::abort();
     if (num_bytes != 0) std::memset(memory_, 0x5A, num_bytes);
   }
@@ -63,6 +63,7 @@ struct Call {
   size_t batch = 1;
   bool bias = true;
   float low = -kInf, high = kInf, x_scale = 0.0f;
+  Workers* workers = nullptr;
 };
 
 // Dense loops over the codes: nothing of the kernels is in them.
@@ -94,9 +95,10 @@ inline bool Same(float a, float b) { return std::isnan(a) ? std::isnan(b) : a ==
 inline void CheckForward(const Layer& layer, const FcLayout* layout, const std::vector<float>& x, const Call& call) {
   const std::vector<float> bias = RandomVector(layer.rows, 3), want = Want(layer, x, bias, call);
   std::vector<float> got(want.size() + kGuards, kGuard);
-  const Workspace workspace(layout, call.batch);
+  const Workspace workspace(layout, call.batch, NumThreads(call.workers));
   FcCall fc = {x.data(), call.batch, call.bias ? bias.data() : nullptr, call.low, call.high, got.data()};
   fc.x_scale = call.x_scale;
+  fc.workers = call.workers;
   fc.workspace = workspace.memory();
   FcForward(layout, fc);
   size_t wrong = 0, first = 0;
