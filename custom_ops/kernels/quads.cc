@@ -32,14 +32,12 @@ QuadsBuilder::~QuadsBuilder() { FreeAligned(rows_); }
 
 Status QuadsBuilder::Scan() {
   const uint64_t most_rows = std::min(packed_.rows, packed_.num_kept);
-  rows_ = static_cast<Row*>(AllocateAligned(most_rows * sizeof(Row)));
+  rows_ = static_cast<RowCursor*>(AllocateAligned(most_rows * sizeof(RowCursor)));
   if (rows_ == nullptr) return Status::kOutOfMemory;
-  VisitKept(packed_, [this](uint32_t row, uint32_t col, uint32_t, uint32_t entry) {
-    if (num_rows_ == 0 || rows_[num_rows_ - 1].row != row) rows_[num_rows_++] = {row, entry, col, 0};
-    ++rows_[num_rows_ - 1].left;
+  num_rows_ = FindRows(packed_, rows_);
+  std::sort(rows_, rows_ + num_rows_, [](const RowCursor& a, const RowCursor& b) {
+    return a.left != b.left ? a.left > b.left : a.row < b.row;
   });
-  std::sort(rows_, rows_ + num_rows_,
-            [](const Row& a, const Row& b) { return a.left != b.left ? a.left > b.left : a.row < b.row; });
   return Status::kOk;
 }
 
@@ -58,32 +56,15 @@ void QuadsBuilder::LoadSlice(const QuadsShape& shape, uint32_t slice, Lanes* lan
   lanes->base = 0;
   for (uint32_t lane = 0; lane < shape.lanes; ++lane) {
     const uint64_t at = uint64_t{slice} * shape.lanes + lane;
-    const Row row = at < num_rows_ ? rows_[at] : Row{0, 0, 0, 0};
-    lanes->entry[lane] = row.entry;
-    lanes->left[lane] = row.left;
-    lanes->col[lane] = row.left != 0 ? row.col : kNoColumn;
+    lanes->at[lane] = at < num_rows_ ? rows_[at] : RowCursor{0, 0, kNoColumn, 0};
   }
-}
-
-// To the row's next kept weight, over fillers; a filler has the largest gap, so most codes need not be read.
-void QuadsBuilder::Advance(uint32_t lane, Lanes* lanes) const {
-  if (--lanes->left[lane] == 0) {
-    lanes->col[lane] = kNoColumn;
-    return;
-  }
-  const uint32_t largest_gap = (1u << packed_.gap_bits) - 1;
-  uint32_t gap;
-  do {
-    gap = BitsAt(packed_.gaps, ++lanes->entry[lane], packed_.gap_bits);
-    lanes->col[lane] += gap + 1;
-  } while (gap == largest_gap && BitsAt(packed_.codes, lanes->entry[lane], packed_.code_bits) == 0);
 }
 
 // To the first column that a lane still needs, as far as a byte can say, the window staying inside the padded x;
 // false: no lane needs one.
 bool QuadsBuilder::MoveBase(const QuadsShape& shape, Lanes* lanes) const {
   uint32_t first = kNoColumn;
-  for (uint32_t lane = 0; lane < shape.lanes; ++lane) first = std::min(first, lanes->col[lane]);
+  for (uint32_t lane = 0; lane < shape.lanes; ++lane) first = std::min(first, lanes->at[lane].col);
   if (first == kNoColumn) return false;
   const uint64_t padded = (uint64_t{packed_.cols} + kAlignment - 1) / kAlignment * kAlignment;
   const auto last_base = static_cast<uint32_t>(padded - shape.window);
@@ -101,9 +82,10 @@ uint64_t QuadsBuilder::WalkSlice(const QuadsShape& shape, uint32_t slice, Begin&
   for (uint32_t before = 0; MoveBase(shape, &lanes); before = lanes.base, ++step) {
     begin(step, lanes.base - before);
     for (uint32_t lane = 0; lane < shape.lanes; ++lane) {
-      for (uint32_t k = 0; k < kQuad && lanes.col[lane] - lanes.base < shape.window; ++k) {
-        emit(step, lane * kQuad + k, lanes.entry[lane], lanes.col[lane] - lanes.base);
-        Advance(lane, &lanes);
+      RowCursor* at = lanes.at + lane;
+      for (uint32_t k = 0; k < kQuad && at->col - lanes.base < shape.window; ++k) {
+        emit(step, lane * kQuad + k, at->entry, at->col - lanes.base);
+        Advance(packed_, at);
       }
     }
   }
@@ -172,6 +154,17 @@ Status QuadsBuilder::Build(const QuadsShape& shape, const FcKernel* kernel, FcLa
   FillSlices(codebook, layout);
   *out = layout;
   return Status::kOk;
+}
+
+Status MakeQuads(const PackedView& packed, QuadsShape shape, const FcKernel* kernel, FcLayout** out) {
+  QuadsBuilder builder(packed);
+  const Status status = builder.Scan();
+  if (status != Status::kOk) return status;
+  if (shape.window == 0) shape.window = builder.LargestWindow();
+  shape.coded = builder.CanBeCoded();
+  const bool is_vector = packed.num_kept != 0 && builder.LongestRow() <= kMostInt8Weights &&
+                         QuadsFit(shape, builder.CountPairs(shape, kSampledSlices), packed.num_kept);
+  return is_vector ? builder.Build(shape, kernel, out) : kFcS8Scalar.make(packed, &kFcS8Scalar, out);
 }
 
 uint32_t QuadsSplit(const FcLayout* layout, uint32_t share, uint32_t shares) {

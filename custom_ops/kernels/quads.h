@@ -11,11 +11,13 @@
 #define KERAS_PRUNE_KERNELS_QUADS_H_
 
 #include "int8.h"
+#include "row_cursor.h"
 
 namespace keras_prune {
 
 constexpr uint32_t kQuad = 4;
 constexpr uint32_t kMostLanes = 16;
+constexpr uint32_t kSampledSlices = 7;  // every seventh tells how many steps a window needs
 
 // What a kernel wants.
 struct QuadsShape {
@@ -55,18 +57,12 @@ class QuadsBuilder {
   Status Build(const QuadsShape& shape, const FcKernel* kernel, FcLayout** out) const;
 
  private:
-  struct Row {
-    uint32_t row, entry, col, left;  // the next kept weight and how many are left
-  };
   struct Lanes {
     uint32_t base;
-    uint32_t entry[kMostLanes], left[kMostLanes];
-    uint32_t col[kMostLanes];  // kNoColumn when nothing is left
+    RowCursor at[kMostLanes];
   };
-  static constexpr uint32_t kNoColumn = UINT32_MAX;
   uint32_t NumSlices(const QuadsShape& shape) const;
   void LoadSlice(const QuadsShape& shape, uint32_t slice, Lanes* lanes) const;
-  void Advance(uint32_t lane, Lanes* lanes) const;
   bool MoveBase(const QuadsShape& shape, Lanes* lanes) const;
   template <typename Begin, typename Emit>
   uint64_t WalkSlice(const QuadsShape& shape, uint32_t slice, Begin&& begin, Emit&& emit) const;
@@ -74,9 +70,13 @@ class QuadsBuilder {
   uint64_t PlaceArrays(const QuadsShape& shape, uint64_t num_pairs, void* base, QuadsLayout* arrays) const;
 
   const PackedView packed_;
-  Row* rows_ = nullptr;  // those with kept weights, the longest first
+  RowCursor* rows_ = nullptr;  // those with kept weights, the longest first
   uint32_t num_rows_ = 0;
 };
+
+// The layout of this shape, coded where it can be and with the largest window where that is 0; the scalar kernel's where
+// fillers would take too many bytes, or a row's sums could pass 32 bits.
+Status MakeQuads(const PackedView& packed, QuadsShape shape, const FcKernel* kernel, FcLayout** out);
 
 // A slice is a part; its work is its pairs of steps.
 uint32_t QuadsSplit(const FcLayout* layout, uint32_t share, uint32_t shares);
@@ -88,6 +88,12 @@ namespace {  // NOLINT(google-build-namespaces): a copy for each translation uni
 
 // Bytes of a pair of steps.
 constexpr uint32_t PairBytes(const QuadsShape& shape) { return shape.lanes * kQuad * (shape.coded ? 3 : 4); }
+
+// What a layout may take: twice the scalar kernel's, for with few rows most slots are fillers; 512 bytes a lane more do
+// not matter.
+inline bool QuadsFit(const QuadsShape& shape, uint64_t num_pairs, uint32_t num_kept) {
+  return num_pairs * PairBytes(shape) <= uint64_t{6} * num_kept + 512 * shape.lanes;
+}
 
 // Sums of a slice go to their rows of one batch row.
 inline void StoreQuads(const QuadsLayout& w, uint32_t slice, const int32_t* sums, float scale, const RowBlock& out,

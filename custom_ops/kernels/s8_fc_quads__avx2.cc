@@ -21,12 +21,9 @@ namespace keras_prune {
 namespace {
 
 constexpr uint32_t kLanes = 8;
-constexpr uint32_t kSampledSlices = 7;  // every seventh tells how many steps a window needs
 constexpr uint64_t kCachedBytes = uint64_t{8} << 20;  // of one core's share of the last-level cache, about
 constexpr double kNanosecondsPerByte = 0.06;
 constexpr double kScalarCost = 0.7;       // of a weight, in nanoseconds
-// Twice the scalar kernel's: with few rows most slots are fillers. A few bytes more do not matter.
-constexpr double kMostBytesPerWeight = 6.0, kFewBytes = 4096.0;
 
 // x at 32 columns of the window. Bit 7 of a slot chooses between two halves of 32 columns (pshufb gives 0 where it is
 // set), bit 6 between two of these pairs, and bit 5 between two of those.
@@ -133,9 +130,7 @@ Status Make(const PackedView& packed, const FcKernel* kernel, FcLayout** out) {
     const QuadsShape shape = {kLanes, window, builder.CanBeCoded(), true};
     const uint64_t pairs = builder.CountPairs(shape, kSampledSlices);
     const double cost = PairCost(shape, pairs) * static_cast<double>(pairs);
-    const auto num_bytes = static_cast<double>(pairs * PairBytes(shape));
-    const bool fits = num_bytes <= kMostBytesPerWeight * packed.num_kept + kFewBytes;
-    if (fits && cost < best_cost) best = shape, best_cost = cost;
+    if (QuadsFit(shape, pairs, packed.num_kept) && cost < best_cost) best = shape, best_cost = cost;
   }
   const bool is_scalar = best.lanes == 0 || builder.LongestRow() > kMostInt8Weights;
   return is_scalar ? kFcS8Scalar.make(packed, &kFcS8Scalar, out) : builder.Build(best, kernel, out);

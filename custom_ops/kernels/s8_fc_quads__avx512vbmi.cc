@@ -15,9 +15,6 @@ namespace keras_prune {
 namespace {
 
 constexpr uint32_t kLanes = 16;
-constexpr uint32_t kSampledSlices = 7;  // every seventh tells how many steps a window needs
-// Twice the scalar kernel's: with few rows most slots are fillers. A few bytes more do not matter.
-constexpr double kMostBytesPerWeight = 6.0, kFewBytes = 8192.0;
 
 template <int kWindow>
 inline __m512i LookUp(const int8_t* at, __m512i slots) {
@@ -95,14 +92,7 @@ void Forward(const FcLayout* layout, const RowBlock& rows, uint32_t first, uint3
 }
 
 Status Make(const PackedView& packed, const FcKernel* kernel, FcLayout** out) {
-  QuadsBuilder builder(packed);
-  const Status status = builder.Scan();
-  if (status != Status::kOk) return status;
-  const QuadsShape shape = {kLanes, builder.LargestWindow(), builder.CanBeCoded(), false};
-  const auto num_bytes = static_cast<double>(builder.CountPairs(shape, kSampledSlices) * PairBytes(shape));
-  const bool fits = num_bytes <= kMostBytesPerWeight * packed.num_kept + kFewBytes;
-  const bool is_vector = fits && packed.num_kept != 0 && builder.LongestRow() <= kMostInt8Weights;
-  return is_vector ? builder.Build(shape, kernel, out) : kFcS8Scalar.make(packed, &kFcS8Scalar, out);
+  return MakeQuads(packed, {kLanes, 0, true, false}, kernel, out);
 }
 
 float Quantize(const float* x, size_t size, size_t stride, float scale, int8_t* values) {

@@ -10,11 +10,6 @@
 namespace keras_prune {
 namespace {  // NOLINT(google-build-namespaces): a copy for each translation unit, see sparse_format.h
 
-constexpr QuadsShape kNeonShape = {8, 64, false, false};
-constexpr uint32_t kSampledSlices = 7;  // every seventh tells how many steps a window needs
-// Twice the scalar kernel's: with few rows most slots are fillers. A few bytes more do not matter.
-constexpr double kMostBytesPerWeight = 6.0, kFewBytes = 4096.0;
-
 // A step's weights, or those that its codes stand for.
 struct StepWeights {
   int8x16_t halves[2];
@@ -88,15 +83,7 @@ void Forward(const FcLayout* layout, const RowBlock& rows, uint32_t first, uint3
 }
 
 inline Status Make(const PackedView& packed, const FcKernel* kernel, FcLayout** out) {
-  QuadsBuilder builder(packed);
-  const Status status = builder.Scan();
-  if (status != Status::kOk) return status;
-  QuadsShape shape = kNeonShape;
-  shape.coded = builder.CanBeCoded();
-  const auto num_bytes = static_cast<double>(builder.CountPairs(shape, kSampledSlices) * PairBytes(shape));
-  const bool fits = num_bytes <= kMostBytesPerWeight * packed.num_kept + kFewBytes;
-  const bool is_vector = fits && packed.num_kept != 0 && builder.LongestRow() <= kMostInt8Weights;
-  return is_vector ? builder.Build(shape, kernel, out) : kFcS8Scalar.make(packed, &kFcS8Scalar, out);
+  return MakeQuads(packed, {8, 64, true, false}, kernel, out);
 }
 
 }  // namespace
