@@ -49,12 +49,6 @@ uint32_t FcCols(const FcLayout* layout) { return layout->cols; }
 size_t FcLayoutBytes(const FcLayout* layout) { return layout->num_bytes; }
 const char* FcKernelName(const FcLayout* layout) { return layout->kernel->name; }
 
-bool FcSuits(const FcLayout* layout, size_t batch) {
-  const FcKernel& made = *layout->kernel;
-  const auto activations = IsInt8(made.input) ? Activations::kInt8 : Activations::kFloat32;
-  return KernelFor({made.isa, activations, batch})->input == made.input;
-}
-
 void FillRows(uint32_t rows, const FcCall& call) {
   if (call.batch == 0) return;
   for (uint32_t row = 0; row < rows; ++row) {

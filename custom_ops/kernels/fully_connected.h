@@ -37,10 +37,7 @@ uint32_t FcCols(const FcLayout* layout);
 size_t FcLayoutBytes(const FcLayout* layout);
 const char* FcKernelName(const FcLayout* layout);  // for example "f32_fc_sell16__avx2"
 
-// Whether a layout is of the kind that MakeFcLayout makes for this batch.
-bool FcSuits(const FcLayout* layout, size_t batch);
-
-// Whether MakeFcLayout makes the same layout for both. Unlike FcSuits it also holds where another kernel's runs better.
+// Whether MakeFcLayout makes the same layout for both, also where it is one of another kernel that runs better.
 bool FcSameLayout(const FcOptions& a, const FcOptions& b);
 
 // How many of `num_threads` pay for a call of this batch: all, or 1 where it is done before another thread is awake.
