@@ -38,7 +38,7 @@ constexpr Choice kChoices[] = {
     {Isa::kAvx512Vbmi, "avx512vbmi", nullptr, nullptr, &kFcS8Avx512Vbmi, &kFcS8Avx512Vbmi},
 #elif defined(__aarch64__)
     {Isa::kNeon, "neon", &kFcNeon, &kFcTileNeon, &kFcS8Neon, &kFcS8TileNeon},
-    {Isa::kNeonDot, "neondot", nullptr, nullptr, &kFcS8NeonDot, nullptr},
+    {Isa::kNeonDot, "neondot", nullptr, nullptr, &kFcS8NeonDot, &kFcS8TileNeonDot},
 #endif
 };
 constexpr int kNumChoices = sizeof kChoices / sizeof kChoices[0];

@@ -118,6 +118,7 @@ extern const FcKernel kFcTileNeon;
 extern const FcKernel kFcS8Neon;
 extern const FcKernel kFcS8TileNeon;
 extern const FcKernel kFcS8NeonDot;
+extern const FcKernel kFcS8TileNeonDot;
 #endif
 
 // The kernel for what is asked for; the next best of the same CPU where there is none.

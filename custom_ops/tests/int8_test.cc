@@ -136,6 +136,24 @@ TEST(TilesTakeRowsOfWhichFloat32HoldsTheSums) {
   }
 }
 
+// A tile that costs more than it saves: the layout is that for few batch rows, of the same instruction set.
+TEST(FewWeightsTakeTheLayoutForRows) {
+  const std::vector<uint8_t> packed = Pack(RandomLayer(9, 300, 0.1, 16, 91));
+  PackedView view;
+  EXPECT(ParsePacked(packed.data(), packed.size(), &view) == Status::kOk && view.num_kept < view.cols, "pack");
+  for (Isa isa : kAllIsas) {
+    if (!IsaSupported(isa)) continue;
+    FcLayout *few = nullptr, *many = nullptr;
+    EXPECT(MakeFcLayout(view, {isa, Activations::kInt8, 1}, &few) == Status::kOk, "%s", IsaName(isa));
+    EXPECT(MakeFcLayout(view, {isa, Activations::kInt8, 64}, &many) == Status::kOk, "%s", IsaName(isa));
+    const bool is_quads = std::strstr(few->kernel->name, "quads") != nullptr;
+    EXPECT(is_quads || isa == Isa::kReference || isa == Isa::kScalar, "%s: %s", IsaName(isa), few->kernel->name);
+    EXPECT(few->kernel == many->kernel, "%s: %s and %s", IsaName(isa), few->kernel->name, many->kernel->name);
+    FreeFcLayout(few);
+    FreeFcLayout(many);
+  }
+}
+
 // What threads share: each part alone, and portions as `split` cuts them.
 TEST(PartsGiveTheSameTogetherAndAlone) {
   const Layer layer = RandomLayer(150, 500, 0.1, 16, 96);
