@@ -148,6 +148,8 @@ def test_costs_of_a_device_decide_within_the_block(tmp_path):
         '{"isas": {"neon": {"tile": 8}}}',
         json.dumps({"isas": {"neon": COSTS | {"few_kept": -1}}}),
         json.dumps({"isas": {"neon": COSTS | {"few_kept": float("nan")}}}),
+        json.dumps({"isas": {"neon": COSTS | {"few_kept": 1e308}}}),
+        json.dumps({"isas": {"neon": COSTS | {"few_kept": 10**400}}}),
         json.dumps({"isas": {"neon": COSTS | {"few_kept": "1"}}}),
         json.dumps({"isas": {"neon": COSTS | {"tile": 0}}}),
         "[" * 100000,
