@@ -1,6 +1,6 @@
 r"""Transfer learning with pruning, as in Molchanov et al. 2017: SqueezeNet from ImageNet to photos of flowers.
 
-    python examples/flowers_transfer.py --data DATA --out out/flowers                           # one seed, 15 minutes
+    python examples/flowers_transfer.py --data DATA --out out/flowers                           # one seed, minutes
     python examples/flowers_transfer.py --data DATA --out out/flowers_full --setting full       # three seeds, hours
 
 DATA has the folder flowers/ (train and val, CLASS/*.jpg) and models/squeezenet_v1_1_imagenet_notop.keras. SqueezeNet
@@ -76,13 +76,13 @@ class Settings:
     criteria: tuple[str, ...] = tuple(CRITERIA)
     levels: tuple[float, ...] = (0.5, 0.26)
     size: int = 96
-    dense_epochs: int = 6
-    tune_epochs: tuple[int, ...] = (1, 6)
+    dense_epochs: int = 5
+    tune_epochs: tuple[int, ...] = (1, 5)
     tune_rates: tuple[float, ...] = (5e-4, 1e-3)
     labels: float = 0.3
-    rounds: int = 6
-    scratch_epochs: int = 6
-    num_units: int = 32
+    rounds: int = 5
+    scratch_epochs: int = 5
+    num_units: int = 64
     frequency: int = 5
     strength: float = 10.0
     limit: int | None = None
@@ -95,6 +95,7 @@ SETTINGS = {
     "full": Settings(
         seeds=(0, 1, 2),
         levels=(0.6, 0.26),
+        dense_epochs=6,
         tune_epochs=(2, 24),
         tune_rates=(5e-4, 2e-3),
         scratch_epochs=16,
