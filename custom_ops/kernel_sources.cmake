@@ -1,0 +1,26 @@
+# keras_prune_sources(<variable> <files>...): those files that a compiler for this processor can build. Each instruction
+# set's kernels are in files named <dtype>_<op>_<layout>__<isa>.cc, and get the flags that setup.py has for it.
+set(isa_flags_scalar "")
+set(isa_flags_reference "")
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+  set(isa_flags_avx2 -mavx2 -mfma)
+  set(isa_flags_avx512 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma)
+  set(isa_flags_avx512vbmi ${isa_flags_avx512} -mavx512vbmi -mavx512vnni)
+elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64)$")
+  set(isa_flags_neon "")
+  set(isa_flags_neondot -march=armv8.2-a+dotprod)
+endif()
+
+macro(keras_prune_sources variable)
+  set(${variable} "")
+  foreach(source ${ARGN})
+    get_filename_component(name ${source} NAME_WE)
+    if(name MATCHES "__([a-z0-9]+)$")
+      if(NOT DEFINED isa_flags_${CMAKE_MATCH_1})
+        continue()  # another processor's kernels
+      endif()
+      set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${isa_flags_${CMAKE_MATCH_1}}")
+    endif()
+    list(APPEND ${variable} ${source})
+  endforeach()
+endmacro()
