@@ -1,17 +1,19 @@
-r"""1x1 convolutions of MobileNet v1 on packed weights against dense float32 under XNNPACK.
+r"""1x1 convolutions of MobileNet v1 on packed weights against dense ones, float32 and int8.
 
     python benchmarks/convolutions.py --json out/bench/convolutions.json
 
-One thread, batch 1, through the real interpreter; the two forms of a layer take turns. The layers are the thirteen of
-MobileNet v1, 224 x 224 pixels, width 1 (Howard et al. 2017, https://arxiv.org/abs/1704.04861, table 1); weights are
-random with this density and a codebook of 15 values. A figure is the smallest of the times that the thread itself used.
+One thread, batch 1, through the real interpreter; the forms of a layer take turns: packed weights with float32 and with
+int8 activations, dense float32 under XNNPACK, and dense int8 ("dynamic range"), as the exporter writes it. The layers
+are the thirteen of MobileNet v1, 224 x 224 pixels, width 1 (Howard et al. 2017, https://arxiv.org/abs/1704.04861, table
+1); weights are random with this density and a codebook of 15 values. A figure is the smallest of the times that the
+thread itself used.
 """
 
 from __future__ import annotations
 
 import collections
 import pathlib
-import platform
+from collections.abc import Mapping
 
 import numpy as np
 import single_layer
@@ -37,37 +39,50 @@ POINTWISE = {
 }
 
 
+FORMS = ("packed", "packed_int8", "dense", "dense_int8")
+RATIOS = {
+    "ratio": ("packed", "dense"),
+    "int8_ratio": ("packed_int8", "dense"),
+    "int8_to_dense_int8": ("packed_int8", "dense_int8"),
+}
+
+
 def bench(layer: Layer) -> dict[str, float]:
-    """Microseconds of both forms, and the median of each round's ratio."""
+    """Microseconds of each form, and the median of each round's ratios."""
     samples = single_layer.times(layer, rounds=_ROUNDS.value)
-    return {
-        "packed_us": float(samples["packed"].min() / 1e3),
-        "dense_us": float(samples["dense"].min() / 1e3),
-        "median_ratio": float(np.median(samples["dense"] / samples["packed"])),
-    }
+    best = {f"{form}_us": float(values.min() / 1e3) for form, values in samples.items()}
+    medians = {name: float(np.median(samples[dense] / samples[packed])) for name, (packed, dense) in RATIOS.items()}
+    return best | {f"median_{name}": value for name, value in medians.items()}
+
+
+def ratios(times: Mapping[str, float]) -> dict[str, float]:
+    """How many times as fast as dense forms packed ones are."""
+    return {name: times[f"{dense}_us"] / times[f"{packed}_us"] for name, (packed, dense) in RATIOS.items()}
+
+
+def text(times: Mapping[str, float]) -> str:
+    """Times and ratios in one line."""
+    parts = [f"{form} {times[f'{form}_us']:7.0f}" for form in FORMS]
+    found = [f"{value:.2f}x {RATIOS[name][1]}" for name, value in ratios(times).items()]
+    return f"{', '.join(parts)} us; packed {found[0]}; packed_int8 {', '.join(found[1:])}"
 
 
 def main(argv: list[str]) -> None:
     """Times the layers, prints a table and writes it."""
     del argv
+    timing.pin()
     sums: dict[str, float] = collections.defaultdict(float)
     rows = []
     for (size, channels, rows_of_weights), count in POINTWISE.items():
         layer = Layer(rows_of_weights, channels, _DENSITY.value, size=size)
         row = bench(layer)
-        for form in ("packed_us", "dense_us"):
-            sums[form] += count * row[form]
-        rows.append({"layer": layer.name, "count": count, **row, "ratio": row["dense_us"] / row["packed_us"]})
-        last = rows[-1]
-        print(
-            f"{layer.name:44} x{count} packed {row['packed_us']:9.1f} us, dense {row['dense_us']:9.1f} us: "
-            f"{last['ratio']:.2f}x (median {row['median_ratio']:.2f}x)",
-            flush=True,
-        )
-    ratio = sums["dense_us"] / sums["packed_us"]
-    print(f"all thirteen: packed {sums['packed_us']:.0f} us, dense {sums['dense_us']:.0f} us: {ratio:.2f}x")
-    machine = platform.processor() or platform.machine()
-    result = {"machine": machine, "density": _DENSITY.value, "layers": rows, **sums, "ratio": ratio}
+        for form in FORMS:
+            sums[f"{form}_us"] += count * row[f"{form}_us"]
+        rows.append({"layer": layer.name, "count": count, **row, **ratios(row)})
+        print(f"{layer.name:36} x{count} {text(row)}", flush=True)
+    print(f"{'all thirteen':36}    {text(sums)}")
+    machine = timing.machine()
+    result = {"machine": machine, "density": _DENSITY.value, "layers": rows, **sums, **ratios(sums)}
     timing.write(pathlib.Path(_JSON.value), result)
 
 

@@ -32,8 +32,9 @@ _JSON = flags.DEFINE_string("json", None, "Write a file of costs, which also has
 # The delegate's names, best last, and what of the system's names for a CPU's extensions each needs.
 _ISAS = {"avx2": "avx2", "avx512": "avx512f", "avx512vbmi": "avx512_vbmi", "neon": "asimd", "neondot": "asimddp"}
 
-# Of the packed kernels: pixels from which on they compute tiles, and the step in which a tile's end is cut.
-_TILE_FROM, _TILE = 4, 16
+# Of the packed kernels (custom_ops/kernels/dispatch.cc): pixels from which on they compute tiles, and the step in which
+# a tile's end is cut.
+_PIXELS = {"tile": 16, "tile_from": 4, "int8_tile_from": 16}
 _DENSITIES = (0.02, 0.1, 0.25, 0.5)
 
 
@@ -67,7 +68,7 @@ def fit(times: list[tuple[Layer, dict[str, float]]]) -> dict[str, float]:
     regimes: dict[tuple[str, ...], list[tuple[dict[str, float], float]]] = {}
     for layer, of_forms in times:
         for form, ns in of_forms.items():
-            counts = kernel_costs.terms(layer.work, form, {"tile": _TILE, "tile_from": _TILE_FROM})
+            counts = kernel_costs.terms(layer.work, form, _PIXELS)
             regimes.setdefault(tuple(counts), []).append((counts, ns))
     for names, cases in regimes.items():
         target = np.array([ns for _, ns in cases])
@@ -95,7 +96,7 @@ def main(argv: list[str]) -> None:
     for layer in layers():
         times.append((layer, measure(layer)))
         print(f"{layer.name:40} {text(times[-1][1])}", flush=True)
-    entry = {"machine": timing.machine()["cpu"], "tile": _TILE, "tile_from": _TILE_FROM, **fit(times)}
+    entry = {"machine": timing.machine()["cpu"], **_PIXELS, **fit(times)}
     print(json.dumps(entry, indent=2))
     if _JSON.value:
         measured = [[layer.name, of_forms] for layer, of_forms in times]
@@ -108,9 +109,8 @@ def text(of_forms: dict[str, float]) -> str:
     """The times of one layer, and of dense kernels in those on packed weights."""
     parts = []
     for packed, dense in kernel_costs.FORMS.values():
-        if packed in of_forms:
-            ratio = of_forms[dense] / of_forms[packed]
-            parts.append(f"{packed} {of_forms[packed]:11.0f} ns, {dense} {of_forms[dense]:11.0f} ns: {ratio:5.2f}x")
+        ratio = of_forms[dense] / of_forms[packed]
+        parts.append(f"{packed} {of_forms[packed]:11.0f} ns, {dense} {of_forms[dense]:11.0f} ns: {ratio:5.2f}x")
     return "   ".join(parts)
 
 

@@ -14,8 +14,9 @@ from keras_prune import tensor_format
 from keras_prune_export import edits, flatbuffer
 from keras_prune_export.flatbuffer import schema
 from keras_prune_export.kernel_costs import Work
-from keras_prune_export.transformations import constants
+from keras_prune_export.transformations import constants, dense_int8
 from keras_prune_export.transformations.computing import pack_computing
+from keras_prune_export.transformations.int8_activations import set_activations
 from keras_prune_export.transformations.tidy import tidy
 
 _BLOCK_NS = 2e6  # of calls between two looks at the clock
@@ -56,7 +57,8 @@ class Layer:
     @property
     def work(self) -> Work:
         """As the exporter sees it."""
-        return Work(self.rows, self.cols, round(self.rows * self.cols * self.density), self.pixels)
+        kept = round(self.rows * self.cols * self.density)
+        return Work(self.rows, self.cols, kept, self.pixels, self.batch * self.size**2 * self.channels)
 
     @property
     def name(self) -> str:
@@ -66,7 +68,7 @@ class Layer:
 
 
 def files(layer: Layer) -> dict[str, bytes]:
-    """The layer in each form that `kernel_costs.FORMS` names; convolutions have those of float32 activations."""
+    """The layer in each form that `kernel_costs.FORMS` names."""
     made = layer_files.random_layer((layer.rows, layer.cols), layer.density)
     if layer.size:
         return _convolutions(layer, made)
@@ -80,12 +82,34 @@ def files(layer: Layer) -> dict[str, bytes]:
 
 
 def _convolutions(layer: Layer, made: layer_files.Layer) -> dict[str, bytes]:
+    """By the exporter's own steps."""
     dense = flatbuffer.write(_convolution(layer, made))
-    model = flatbuffer.read(dense)
-    constant = next(c for c in constants.find(model) if constants.computes(model, c.views[-1]))
-    pack_computing(model, constant.views[-1], tensor_format.encode_codes(made.codes, made.codebook))
+    model, view = _view(dense)
+    pack_computing(model, view, tensor_format.encode_codes(made.codes, made.codebook))
+    packed = _written(model)
+    set_activations(model, "int8")
+    return {"packed": packed, "dense": dense, "packed_int8": _written(model), "dense_int8": _dense_int8(dense, made)}
+
+
+def _dense_int8(dense: bytes, made: layer_files.Layer) -> bytes:
+    """The weights stand in the file as they are: that they are expanded at load is no part of a call."""
+    model, view = _view(dense)
+    codes, scale = dense_int8.quantized(made.weights())
+    dense_int8.make_int8(model, view, scale)
+    number, index = view.places[0]
+    model.subgraphs[number].tensors[index].buffer = edits.add_buffer(model, codes.tobytes())
+    return _written(model)
+
+
+def _view(data: bytes) -> tuple[Any, constants.View]:
+    """A model of one convolution, and its weights."""
+    model = flatbuffer.read(data)
+    return model, next(c.views[-1] for c in constants.find(model) if constants.computes(model, c.views[-1]))
+
+
+def _written(model: Any) -> bytes:
     tidy(model)
-    return {"packed": flatbuffer.write(model), "dense": dense}
+    return flatbuffer.write(model)
 
 
 def _convolution(layer: Layer, made: layer_files.Layer) -> Any:

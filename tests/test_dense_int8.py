@@ -1,4 +1,4 @@
-"""With activations="int8", a fully connected layer on which dense int8 kernels are faster becomes one of these."""
+"""With activations="int8", layers on which dense int8 kernels are faster become such ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from keras_prune_export import flatbuffer, kernel_costs, packing
 from keras_prune_export.activations import Activations
 from keras_prune_export.flatbuffer import schema
 from keras_prune_export.schemes import Schemes
-from keras_prune_export.transformations import dense_int8
+from keras_prune_export.transformations import choose, dense_int8
 
 WEIGHTS = sparse_weights(24, 400)
 BIAS = np.linspace(-1, 1, 24).astype(np.float32)
@@ -31,6 +31,15 @@ def source(weights=WEIGHTS, bias=BIAS, **options):
     )
 
 
+def convolution(weights, *, x_shape=(1, 7, 9), bias=BIAS, **options):
+    """A file of one CONV_2D with fused ReLU."""
+    fields = {"strideH": 1, "strideW": 1, "dilationHFactor": 1, "dilationWFactor": 1, "padding": 0} | options
+    fields["fusedActivationFunction"] = 1
+    inputs = [(*x_shape, weights.shape[3]), weights, bias]
+    output = (*(-(-size // fields["strideH"]) for size in x_shape), len(weights))
+    return flatbuffer.write(model_of("CONV_2D", ("Conv2DOptions", fields), inputs, output=(x_shape[0], *output[1:])))
+
+
 @pytest.fixture
 def dense_wins(monkeypatch):
     packed_pays(monkeypatch, "float32")
@@ -40,6 +49,7 @@ def packed_pays(monkeypatch, *kinds):
     """Dense kernels are twice as fast with the other kinds of activations."""
     monkeypatch.setattr(kernel_costs, "packed_pays", lambda works, activations: activations in kinds)
     monkeypatch.setattr(kernel_costs, "speedup", lambda works, activations: 2.0)
+    monkeypatch.setattr(kernel_costs, "dense_form", lambda works, activations: "dense_int8")
 
 
 def packed(data, kind="int8", scheme=None):
@@ -129,3 +139,71 @@ def test_codes_and_scale():
     assert scale == pytest.approx(0.01)
     codes, scale = dense_int8.quantized(np.zeros((2, 3), np.float32))
     assert (codes.dtype, codes.any(), scale) == (np.int8, False, 1)
+
+
+@pytest.mark.usefixtures("dense_wins")
+def test_what_the_file_of_a_convolution_holds_and_says():
+    weights = sparse_weights(24, 3, 3, 16)
+    data, (layer,) = packed(convolution(weights))
+    model = flatbuffer.read(data)
+    kinds = [flatbuffer.builtin_code(model, op) for op in model.subgraphs[0].operators]
+    assert kinds == [schema.BuiltinOperator.CUSTOM, schema.BuiltinOperator.CONV_2D]
+    operator = model.subgraphs[0].operators[1]
+    tensor = model.subgraphs[0].tensors[operator.inputs[1]]
+    assert (tensor.type, tensor.buffer, tensor.shape.tolist()) == (schema.TensorType.INT8, 0, [24, 3, 3, 16])
+    codes, codebook = Codebook(8).fit(weights)
+    assert tensor.quantization.scale.tolist() == [np.abs(codebook).max() / np.float32(127)]
+    assert tensor.quantization.zeroPoint.tolist() == [0]
+    assert model.operatorCodes[operator.opcodeIndex].version == 2
+    kept = np.count_nonzero(codes)
+    reason = f"expanded at load to int8: {kept / 3456:.1%} of the weights are kept, dense kernels are 2.0 times as fast"
+    assert (layer.form, layer.reason) == ("expand", reason)
+
+
+@pytest.mark.usefixtures("dense_wins")
+@pytest.mark.parametrize(
+    ("kernel", "options", "shape"),
+    [
+        ((1, 1), {}, {}),
+        ((3, 3), {}, {}),
+        ((3, 3), {"strideH": 2, "strideW": 2}, {"strides": (2, 2)}),
+        ((2, 3), {"dilationHFactor": 2, "dilationWFactor": 3}, {"dilations": (2, 3)}),
+    ],
+)
+def test_outputs_of_a_convolution_are_those_of_int8_activations(kernel, options, shape):
+    weights = sparse_weights(24, *kernel, 16)
+    data, _ = packed(convolution(weights, x_shape=(2, 8, 9), **options), scheme=Codebook(4))
+    codes, codebook = Codebook(4).fit(weights.reshape(24, -1))
+    x = np.random.default_rng(0).normal(size=(2, 8, 9, 16)).astype(np.float32)
+    x[1] *= 100  # each image has a step of its own
+    got, rows = run(data, x), int8_activations.patches(x, kernel, **shape)
+    want = np.maximum(rows @ codebook[codes].T + BIAS, 0)
+    assert got.shape == want.shape
+    for image in range(2):
+        step = np.abs(x[image]).max() / 127
+        bound = int8_activations.error_bound(rows[image].reshape(-1, rows.shape[-1]), codes, codebook, scale=step)
+        errors = np.abs(got[image] - want[image]).reshape(bound.shape)
+        assert (errors <= bound + 1e-4 * step * 127).all()
+        assert errors.max() > 0
+
+
+def test_a_convolution_stays_float32_where_that_is_faster(monkeypatch):
+    packed_pays(monkeypatch, "float32")
+    monkeypatch.setattr(kernel_costs, "dense_form", lambda works, activations: "dense")
+    data = convolution(sparse_weights(24, 1, 1, 16))
+    with pytest.raises(ValueError, match=r"dense kernels are 2\.0 times as fast, in float32 more so than in int8"):
+        packed(data)  # of one layer, so that nothing in it would be int8
+    model = flatbuffer.read(data)
+    (choice,) = choose.choose(model, Schemes(Codebook()))
+    assert choice.form == "compute"
+    (stays,) = choose.for_int8(model, [choice])
+    assert (stays.form, stays.int8_scale, stays.packed) == ("expand", None, choice.packed)
+
+
+@pytest.mark.parametrize("pays", [("float32",), ("int8",), (), ("float32", "int8")])
+def test_each_kind_has_its_own_choice_of_convolutions(monkeypatch, pays):
+    packed_pays(monkeypatch, *pays)
+    for kind in ("float32", "int8"):
+        _, (layer,) = packed(convolution(sparse_weights(24, 3, 3, 16)), kind)
+        assert layer.form == ("compute" if kind in pays else "expand")
+        assert ("to int8" in layer.reason) == (kind == "int8" and layer.form == "expand")

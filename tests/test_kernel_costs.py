@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -17,9 +19,19 @@ from keras_prune_export.schemes import Schemes
 from keras_prune_export.transformations import constants
 from keras_prune_export.transformations.computing import work_of
 
+PACKED_INT8 = {"kept": 0.5, "cell": 0.125, "row": 1, "col": 1}
+DENSE_INT8 = {"cell": 0.25, "beyond": 0.25, "row": 1, "col": 1}
+
+
+def named(form, of_ways, default):
+    """Coefficients of each way of computing: the default's, and what it has of its own."""
+    return {f"{form}_{way}_{key}": (default | own)[key] for way, own in of_ways.items() for key in default}
+
+
 COSTS = {
     "tile": 8,
     "tile_from": 4,
+    "int8_tile_from": 16,
     "few_kept": 1,
     "few_beyond": 2,
     "few_row": 10,
@@ -30,14 +42,12 @@ COSTS = {
     "dense_one_beyond": 2,
     "dense_block": 0.5,
     "dense_block_beyond": 4,
-    **dict.fromkeys(("packed_int8_one_kept", "packed_int8_many_kept"), 0.5),
-    **dict.fromkeys(("packed_int8_one_cell", "packed_int8_many_cell"), 0.125),
-    **dict.fromkeys(("packed_int8_one_row", "packed_int8_one_col", "packed_int8_many_col"), 1),
-    "packed_int8_many_row": 2,
-    **dict.fromkeys(("dense_int8_one_cell", "dense_int8_one_beyond"), 0.25),
-    **dict.fromkeys(("dense_int8_many_cell", "dense_int8_many_row"), 0.5),
-    **dict.fromkeys(("dense_int8_one_row", "dense_int8_one_col", "dense_int8_many_col"), 1),
-    "dense_int8_many_beyond": 8,
+    **named(
+        "packed_int8",
+        {"one": {}, "few": {"row": 2}, "tile": {"kept": 0.25, "cell": 0}, "patch": {"col": 4}},
+        PACKED_INT8,
+    ),
+    **named("dense_int8", {"one": {}, "many": {"cell": 0.5, "row": 0.5, "beyond": 8}, "conv": {"col": 3}}, DENSE_INT8),
 }
 BEYOND, BEYOND_INT8 = 2**18, 2**20
 
@@ -70,6 +80,13 @@ def test_golden(work, packed, dense):
             (BEYOND_INT8 + 1024) / 4 + 256 + 2049,
         ),
         (Work(1025, 1024, 0, 2), (BEYOND_INT8 + 1024) / 4 + 2 * 3074, (BEYOND_INT8 + 1024) / 2 + 8192 + 2 * 1536.5),
+        # tiles from 16 pixels on: 17 are 24 of them, and 5 blocks of 4 of the dense kernel
+        (Work(20, 30, 100, 15), 15 * (50 + 75 + 40 + 30), 4 * 300 + 15 * (10 + 30)),
+        (Work(20, 30, 100, 17), 24 * (25 + 20 + 30), 5 * 300 + 17 * (10 + 30)),
+        # convolutions of 16 pixels: 1x1 with stride 1, whose patches are the images' pixels; 3x3 on 10 channels
+        (Work(20, 30, 100, 16, 480), 16 * (25 + 20 + 30), 4 * 150 + 16 * 20 + 3 * 480),
+        (Work(20, 90, 100, 16, 160), 16 * (50 + 225 + 20 + 360), 4 * 450 + 16 * 20 + 3 * 160),
+        (Work(20, 30, 100, 4, 480), 4 * (50 + 75 + 40 + 30), 150 + 4 * 20 + 3 * 480),
     ],
 )
 def test_golden_int8(work, packed, dense):
@@ -87,6 +104,25 @@ def test_each_kind_of_activations_compares_its_own_forms(monkeypatch):
     fewer = Work(16, 30, 300)  # 460 against 180; 256 against 166, 90 ns more
     assert not kernel_costs.packed_pays([fewer])
     assert kernel_costs.packed_pays([fewer], "int8")
+
+
+def test_a_convolution_with_int8_activations_can_stay_dense_float32(monkeypatch):
+    monkeypatch.setattr(kernel_costs, "table", lambda: {"one": COSTS})
+    connected, few, many = Work(16, 30, 400, 16), Work(16, 30, 400, 16, 480), Work(16, 30, 400, 16, 100)
+    assert kernel_costs.alternatives([connected], "int8") == ("packed_int8", "dense_int8")
+    assert kernel_costs.alternatives([few], "int8") == ("packed_int8", "dense_int8", "dense")
+    assert kernel_costs.alternatives([few]) == kernel_costs.alternatives([connected]) == ("packed", "dense")
+    assert kernel_costs.dense_form([connected], "int8") == "dense_int8"
+    assert kernel_costs.dense_form([few]) == "dense"
+    # dense float32: 3 blocks of 6, 720 ns; int8: 4 blocks of 4, 480 and 256 ns, and 3 ns for each value of the images
+    assert kernel_costs.dense_form([few], "int8") == "dense"
+    assert kernel_costs.speedup([few], "int8") == pytest.approx(16 * (100 + 16 + 30) / 720)
+    cheap = COSTS | {"dense_int8_conv_row": 0.5}
+    monkeypatch.setattr(kernel_costs, "table", lambda: {"one": cheap})
+    assert kernel_costs.dense_form([many], "int8") == "dense"  # 908 ns
+    assert kernel_costs.dense_form([Work(16, 30, 400, 16, 30)], "int8") == "dense_int8"  # 698 ns
+    monkeypatch.setattr(kernel_costs, "table", lambda: {"one": cheap, "two": cheap | {"dense_block": 0.25}})
+    assert kernel_costs.dense_form([Work(16, 30, 400, 16, 30)], "int8") == "dense"  # the mean
 
 
 def test_the_mean_over_instruction_sets(monkeypatch):
@@ -113,7 +149,13 @@ def test_packed_weights_stay_where_dense_kernels_are_hardly_faster(monkeypatch):
 @pytest.mark.parametrize("isa", kernel_costs.table())
 def test_the_table_has_every_coefficient(isa):
     assert set(COSTS) | {"machine"} == set(kernel_costs.table()[isa])
-    assert set(COSTS) - {"tile", "tile_from"} == kernel_costs.coefficients()
+    assert set(COSTS) - {"tile", "tile_from", "int8_tile_from"} == kernel_costs.coefficients()
+    assert isa in kernel_costs.ISAS
+
+
+def test_instruction_sets_are_the_delegates():
+    source = (pathlib.Path(__file__).parents[1] / "custom_ops" / "kernels" / "dispatch.cc").read_text()
+    assert tuple(re.findall(r'^    {Isa::k\w+, "(\w+)"', source, re.MULTILINE)) == kernel_costs.ISAS
 
 
 def costs_file(path, **changes):
@@ -152,6 +194,7 @@ def test_costs_of_a_device_decide_within_the_block(tmp_path):
         json.dumps({"isas": {"neon": COSTS | {"few_kept": 10**400}}}),
         json.dumps({"isas": {"neon": COSTS | {"few_kept": "1"}}}),
         json.dumps({"isas": {"neon": COSTS | {"tile": 0}}}),
+        json.dumps({"isas": {"neon": COSTS | {"int8_tile_from": 1.5}}}),
         "[" * 100000,
     ],
 )
@@ -161,6 +204,25 @@ def test_a_file_that_holds_no_costs(tmp_path, text):
     with (
         pytest.raises(ValueError, match=r"device_costs: expected a file of costs, got .*costs\.json.; write one on"),
         keras_prune.device_costs(path),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("name", ["mmx", "NEON", ""])
+def test_an_instruction_set_that_no_kernel_has(tmp_path, name):
+    path = tmp_path / "costs.json"
+    path.write_text(json.dumps({"isas": {"neon": COSTS, name: COSTS}}))
+    message = (
+        f"expected instruction sets of reference, scalar, avx2, .* neondot, got {name!r} in .*costs.json.; write one"
+    )
+    with pytest.raises(ValueError, match=message), keras_prune.device_costs(path):
+        pass
+
+
+def test_a_folder_of_costs(tmp_path):
+    with (
+        pytest.raises(ValueError, match=r"expected a file of costs, got the folder .*; write one on the device with"),
+        keras_prune.device_costs(tmp_path),
     ):
         pass
 
@@ -185,7 +247,7 @@ def test_the_work_of_operators():
         output=(2, 3, 5, 24),
     )
     reader = next(c for c in constants.find(model) if c.shape == (24, 3, 3, 16)).views[-1].readers[0]
-    assert work_of(model, reader, 70) == Work(24, 144, 70, 30)
+    assert work_of(model, reader, 70) == Work(24, 144, 70, 30, 2 * 6 * 5 * 16)
     model = model_of("FULLY_CONNECTED", None, [(2, 3, 40), sparse_weights(24, 40)], output=(6, 24))
     reader = next(c for c in constants.find(model) if c.shape == (24, 40)).views[-1].readers[0]
     assert work_of(model, reader, 7) == Work(24, 40, 7, 6)

@@ -9,11 +9,14 @@ measured number of nanoseconds::
     dense:                  rows * cols for each block of pixels, weights beyond the caches
     packed_int8:            kept * pixels, weights * pixels (windows of columns), rows * pixels, cols * pixels
     dense_int8:             weights for each block of pixels, weights beyond the caches, rows * pixels, cols * pixels
+    dense_int8, CONV_2D:    the same, and in place of cols * pixels the values of the images, which are quantized once
 
 The dense kernels are those of the runtime: float32 in XNNPACK, and int8 weights whose input is quantized while it runs
-("dynamic range"). Those on int8 have coefficients for one pixel and for several. What a call costs by itself is in no
-sum: it hangs on the layers around. ``benchmarks/kernel_costs.py`` measures a machine and writes a file;
-``benchmarks/kernel_choices.py`` compares choices with what is fastest.
+("dynamic range"). Each way of computing has coefficients of its own: packed_int8 for one pixel, for a few, for tiles,
+and for patches that have to be put together (any convolution but 1x1 with stride 1); dense_int8 for one pixel, for
+several, and for convolutions. What a call costs by itself is in no sum: it hangs on the layers around.
+``benchmarks/kernel_costs.py`` measures a machine and writes a file; ``benchmarks/kernel_choices.py`` compares choices
+with what is fastest.
 """
 
 from __future__ import annotations
@@ -32,6 +35,9 @@ from typing import Any
 PATH = pathlib.Path(__file__).with_suffix(".json")
 # Kind of activations -> what a layer can be: on packed weights, or dense.
 FORMS = {"float32": ("packed", "dense"), "int8": ("packed_int8", "dense_int8")}
+# As the delegate calls them (custom_ops/kernels/dispatch.cc).
+ISAS = ("reference", "scalar", "avx2", "avx512", "avx512vbmi", "neon", "neondot")
+_PIXELS = ("tile", "tile_from", "int8_tile_from")  # numbers of an entry that are no times
 # Weights beyond the caches have a term of their own: from 2**18 on, a layout (2 to 3 bytes a weight) or a quarter of it
 # dense leaves no room for anything else in the second-level cache of today's CPUs, 1/2 to 2 MB.
 _CACHED_WEIGHTS, _CACHED_INT8 = 2**18, 2**20
@@ -40,6 +46,7 @@ _INT8_PIXELS = 4  # of the runtime's int8 kernel: 2 and 3 batch rows take as lon
 # The packed form needs less memory, so that it stays where dense kernels are hardly faster: by a tenth of the time, or
 # by 0.1 us, which does not show beside the 0.5 to 4 us that any call of an operator costs.
 _WORTH, _WORTH_NS = 0.9, 100.0
+_WRITE_ONE = "write one on the device with: python benchmarks/kernel_costs.py --json costs.json"
 _MOST_NS = 1e9  # a coefficient of a second is none; sums of larger ones would not be finite
 
 
@@ -52,12 +59,14 @@ class Work:
         cols: inputs, or values of a patch.
         kept: weights that are not zero.
         pixels: patches: batch rows, or pixels of the output.
+        inputs: values of a convolution's images; 0: a fully connected layer.
     """
 
     rows: int
     cols: int
     kept: int
     pixels: int = 1
+    inputs: int = 0
 
 
 def terms(work: Work, form: str, costs: Mapping[str, Any]) -> dict[str, float]:
@@ -66,13 +75,16 @@ def terms(work: Work, form: str, costs: Mapping[str, Any]) -> dict[str, float]:
     Args:
         work: the layer.
         form: one that `FORMS` names.
-        costs: "tile_from": pixels from which on the packed kernels compute tiles, "tile": what these are rounded up to.
+        costs: "tile_from" and "int8_tile_from": pixels from which on the packed kernels compute tiles, "tile": what
+            these are rounded up to.
 
     Returns:
         Coefficient's name -> how many of it.
     """
-    if form in FORMS["int8"]:
-        return _int8_terms(work, form)
+    if form == "packed_int8":
+        return _packed_int8_terms(work, costs)
+    if form == "dense_int8":
+        return _dense_int8_terms(work)
     if form == "dense":
         rows = _whole(work.rows, _DENSE_ROWS)
         name = "dense_one" if work.pixels == 1 else "dense_block"
@@ -86,14 +98,29 @@ def terms(work: Work, form: str, costs: Mapping[str, Any]) -> dict[str, float]:
     return {"tile_kept": work.kept * pixels, "tile_col": work.cols * pixels, "tile_row": work.rows * pixels}
 
 
-def _int8_terms(work: Work, form: str) -> dict[str, float]:
-    name = f"{form}_one" if work.pixels == 1 else f"{form}_many"
+def _packed_int8_terms(work: Work, costs: Mapping[str, Any]) -> dict[str, float]:
+    """Every way has the same counts; which of them matter, the measurement says."""
+    name, pixels = "few", work.pixels
+    if work.pixels == 1:
+        name = "one"
+    elif work.pixels >= costs["int8_tile_from"]:
+        name = "tile" if work.inputs in (0, work.cols * work.pixels) else "patch"
+        pixels = _whole(work.pixels, int(costs["tile"]))
+    counts = {"kept": work.kept, "cell": work.rows * work.cols, "row": work.rows, "col": work.cols}
+    return {f"packed_int8_{name}_{key}": count * pixels for key, count in counts.items()}
+
+
+def _dense_int8_terms(work: Work) -> dict[str, float]:
+    name = "conv" if work.inputs else "one" if work.pixels == 1 else "many"
     cells = work.rows * work.cols
-    times = work.pixels if form == "packed_int8" else _whole(work.pixels, _INT8_PIXELS) // _INT8_PIXELS
-    counts = {"cell": cells * times, "row": work.rows * work.pixels, "col": work.cols * work.pixels}
-    # int8 weights are a quarter of float32 ones: as many more fit into the caches.
-    beyond = {"kept": work.kept * work.pixels} if form == "packed_int8" else {"beyond": max(0, cells - _CACHED_INT8)}
-    return {f"{name}_{key}": count for key, count in {**counts, **beyond}.items()}
+    counts = {
+        "cell": cells * _whole(work.pixels, _INT8_PIXELS) // _INT8_PIXELS,
+        # int8 weights are a quarter of float32 ones: as many more fit into the caches.
+        "beyond": max(0, cells - _CACHED_INT8),
+        "row": work.rows * work.pixels,
+        "col": work.inputs or work.cols * work.pixels,
+    }
+    return {f"dense_int8_{name}_{key}": count for key, count in counts.items()}
 
 
 def _whole(count: int, block: int) -> int:
@@ -113,7 +140,7 @@ def nanoseconds(work: Work, form: str, costs: Mapping[str, Any]) -> float:
 
 
 def table() -> dict[str, dict[str, Any]]:
-    """Instruction set, as the delegate calls it -> coefficients in nanoseconds; "tile" and "tile_from" in pixels.
+    """Instruction set, as the delegate calls it -> coefficients in nanoseconds; "tile" and "..._from" in pixels.
 
     Those of `device_costs`, where that is active; else those of the package.
     """
@@ -153,22 +180,30 @@ def _of_package() -> dict[str, dict[str, Any]]:
 @functools.cache
 def coefficients() -> frozenset[str]:
     """The names of all coefficients of an instruction set."""
-    pixels = {"tile": 8, "tile_from": 4}
-    works = [Work(1, 1, 1, count) for count in (1, 2, 4)]
+    pixels = dict.fromkeys(_PIXELS, 4)
+    works = [Work(1, 1, 1, 1), Work(1, 1, 1, 2), Work(1, 1, 1, 4), Work(1, 1, 1, 4, 9)]
     forms = [form for pair in FORMS.values() for form in pair]
     return frozenset(name for work in works for form in forms for name in terms(work, form, pixels))
 
 
 def _read(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
+    """The entries of a file, checked."""
+    got = os.fspath(path)
+    if pathlib.Path(path).is_dir():
+        raise ValueError(f"device_costs: expected a file of costs, got the folder {got!r}; {_WRITE_ONE}")
     try:
         isas = json.loads(pathlib.Path(path).read_bytes())["isas"]
-        good = bool(isas) and all(_is_complete(costs) for costs in isas.values())
+        names = list(isas)
+        good = bool(names) and all(_is_complete(costs) for costs in isas.values())
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         good = False
     if not good:
+        raise ValueError(f"device_costs: expected a file of costs, got {got!r}; {_WRITE_ONE}")
+    unknown = [name for name in names if name not in ISAS]
+    if unknown:
+        known = ", ".join(ISAS)
         raise ValueError(
-            f"device_costs: expected a file of costs, got {os.fspath(path)!r}; write one on the device with: "
-            "python benchmarks/kernel_costs.py --json costs.json"
+            f"device_costs: expected instruction sets of {known}, got {unknown[0]!r} in {got!r}; {_WRITE_ONE}"
         )
     return dict(isas)
 
@@ -176,9 +211,28 @@ def _read(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
 def _is_complete(costs: Mapping[str, Any]) -> bool:
     """Every number is there, not negative, and small enough to be nanoseconds."""
     values = [costs[name] for name in coefficients()]
-    pixels = [costs[name] for name in ("tile", "tile_from")]
+    pixels = [costs[name] for name in _PIXELS]
     numbers = all(type(value) in (int, float) and 0 <= value <= _MOST_NS for value in values)
     return numbers and all(type(value) is int and 1 <= value <= 2**16 for value in pixels)
+
+
+def alternatives(works: Iterable[Work], activations: str = "float32") -> tuple[str, ...]:
+    """What layers that share their weights can be: the packed form first.
+
+    Args:
+        works: one for each operator that reads the weights.
+        activations: "float32", or "int8": convolutions can also stay dense float32 then, which on CPUs without
+            instructions for bytes is the faster dense form of some.
+    """
+    convolve = all(work.inputs for work in works)
+    return FORMS[activations] + (("dense",) if activations == "int8" and convolve else ())
+
+
+def dense_form(works: Iterable[Work], activations: str = "float32") -> str:
+    """The fastest of the dense `alternatives`."""
+    works = list(works)
+    _, first, *others = alternatives(works, activations)
+    return min([first, *others], key=lambda form: _ratio(works, form, first))
 
 
 def speedup(works: Iterable[Work], activations: str = "float32") -> float:
@@ -188,10 +242,15 @@ def speedup(works: Iterable[Work], activations: str = "float32") -> float:
 
     Args:
         works: one for each operator that reads the weights.
-        activations: "float32", or "int8": both kinds of kernels multiply integers.
+        activations: "float32", or "int8": packed kernels multiply integers, dense ones are those of `dense_form`.
     """
-    works, (packed, dense) = list(works), FORMS[activations]
-    ratios = [_sum(works, packed, costs) / _sum(works, dense, costs) for costs in table().values()]
+    works = list(works)
+    return _ratio(works, FORMS[activations][0], dense_form(works, activations))
+
+
+def _ratio(works: list[Work], form: str, other: str) -> float:
+    """Time of one form in that of another."""
+    ratios = [_sum(works, form, costs) / _sum(works, other, costs) for costs in table().values()]
     return math.exp(sum(map(math.log, ratios)) / len(ratios))
 
 
@@ -206,6 +265,7 @@ def packed_pays(works: Iterable[Work], activations: str = "float32") -> bool:
         works: one for each operator that reads the weights.
         activations: as in `speedup`.
     """
-    works, (packed, dense) = list(works), FORMS[activations]
+    works = list(works)
+    packed, dense = FORMS[activations][0], dense_form(works, activations)
     saved = max(_sum(works, packed, costs) - _sum(works, dense, costs) for costs in table().values())
     return speedup(works, activations) * _WORTH <= 1 or saved <= _WORTH_NS

@@ -16,7 +16,7 @@ from keras_prune_export.progress import Progress
 from keras_prune_export.schemes import Schemes
 from keras_prune_export.targets import packed as target
 from keras_prune_export.transformations import constants, dense_int8
-from keras_prune_export.transformations.computing import speedup_of_dense, why_not_computed
+from keras_prune_export.transformations.computing import dense_form, speedup_of_dense, why_not_computed
 from keras_prune_export.transformations.constants import Constant, View
 from keras_prune_export.transformations.densify import densify
 
@@ -100,7 +100,9 @@ def choose(model: Any, schemes: Schemes, names: Mapping[int, Sequence[str]] | No
 
 
 def for_int8(model: Any, choices: Sequence[Choice]) -> list[Choice]:
-    """The choices where activations are int8: fully connected layers compute on packed weights, or on dense int8 ones.
+    """The choices where activations are int8: layers that can compute on packed weights, or on dense int8 ones.
+
+    A convolution stays dense float32 where that is faster than int8, packed or dense.
 
     Args:
         model: ``ModelT`` object, not changed.
@@ -111,12 +113,15 @@ def for_int8(model: Any, choices: Sequence[Choice]) -> list[Choice]:
 
 def _for_int8(model: Any, choice: Choice) -> Choice:
     view, values = choice.view, choice.values
-    if not choice.can_compute or view is None or values is None or not constants.is_fully_connected(model, view):
+    if not choice.can_compute or view is None or values is None:
         return choice
     kept = int(np.count_nonzero(values))
     times = speedup_of_dense(model, view, kept, activations="int8")
     if times <= 1:
         return _computing(model, choice)
+    if dense_form(model, view, kept, activations="int8") == "dense":
+        reason = f"expanded at load: {_faster(kept, values, times)}, in float32 more so than in int8"
+        return dataclasses.replace(choice, form="expand", reason=reason)
     codes, scale = dense_int8.quantized(choice.quantized)
     reason = f"expanded at load to int8: {_faster(kept, values, times)}"
     packed = coding.pack(codes, "lossless")

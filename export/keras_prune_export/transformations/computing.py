@@ -52,6 +52,18 @@ def speedup_of_dense(model: Any, view: View, kept: int, *, activations: str = "f
     return 1.0 if kernel_costs.packed_pays(works, activations) else kernel_costs.speedup(works, activations)
 
 
+def dense_form(model: Any, view: View, kept: int, *, activations: str) -> str:
+    """The fastest dense form, one that `kernel_costs.FORMS` names.
+
+    Args:
+        model: ``ModelT`` object.
+        view: as in `speedup_of_dense`.
+        kept: of the weights.
+        activations: as in `speedup_of_dense`.
+    """
+    return kernel_costs.dense_form([work_of(model, reader, kept) for reader in view.readers], activations)
+
+
 def work_of(model: Any, reader: Reader, kept: int) -> Work:
     """What one operator computes; sizes that the file leaves open are those that it gives as examples.
 
@@ -64,11 +76,10 @@ def work_of(model: Any, reader: Reader, kept: int) -> Work:
     inputs, outputs = flatbuffer.indices(reader.op.inputs), flatbuffer.indices(reader.op.outputs)
     weights, output = (flatbuffer.indices(tensors[i].shape) for i in (inputs[1], outputs[0]))
     rows, cols = weights[0], math.prod(weights[1:])
+    values = math.prod(flatbuffer.indices(tensors[inputs[0]].shape))
     if _is_convolution(model, reader):
-        pixels = math.prod(output[:3])
-    else:
-        pixels = math.prod(flatbuffer.indices(tensors[inputs[0]].shape)) // cols
-    return Work(rows, cols, kept, max(1, pixels))
+        return Work(rows, cols, kept, max(1, math.prod(output[:3])), max(1, values))
+    return Work(rows, cols, kept, max(1, values // cols))
 
 
 def _is_convolution(model: Any, reader: Reader) -> bool:

@@ -1,4 +1,4 @@
-"""FULLY_CONNECTED on dense int8 weights, its input quantized while it runs: what TFLite calls dynamic range."""
+"""FULLY_CONNECTED and CONV_2D on dense int8 weights, the input quantized while they run: TFLite's dynamic range."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from keras_prune_export import flatbuffer
 from keras_prune_export.flatbuffer import schema
 from keras_prune_export.transformations.constants import View
 
-# The first version that has the option of keeping dimensions; tflite-runtime 2.14 runs it, as all newer ones.
-_VERSION = 5
+_OPS = schema.BuiltinOperator
+# Which version of an operator says this; tflite-runtime 2.14 runs these, as all newer ones do. FULLY_CONNECTED's is the
+# first with the option of keeping dimensions, CONV_2D's the first with float32 inputs and int8 weights of one scale.
+_VERSIONS = {_OPS.FULLY_CONNECTED: 5, _OPS.CONV_2D: 2}
 
 
 def quantized(values: np.ndarray) -> tuple[np.ndarray, float]:
@@ -33,7 +35,7 @@ def make_int8(model: Any, view: View, scale: float) -> None:
 
     Args:
         model: ``ModelT`` object, edited in place; `unpack.unpack` puts the weights there.
-        view: float32 weights that only FULLY_CONNECTED operators read.
+        view: float32 weights that only FULLY_CONNECTED, or only CONV_2D operators read.
         scale: a step of the weights.
     """
     for number, index in view.places:
@@ -42,22 +44,27 @@ def make_int8(model: Any, view: View, scale: float) -> None:
         tensor.quantization.scale = np.array([scale], np.float32)
         tensor.quantization.zeroPoint = np.array([0], np.int64)
     for reader in view.readers:
-        op = reader.op
-        op.opcodeIndex = _operator_code(model)
-        if op.builtinOptions is None:
-            op.builtinOptionsType = schema.BuiltinOptions.FullyConnectedOptions
-            op.builtinOptions = schema.FullyConnectedOptionsT()
-        op.builtinOptions.asymmetricQuantizeInputs = False
+        builtin = flatbuffer.builtin_code(model, reader.op)
+        reader.op.opcodeIndex = _operator_code(model, builtin)
+        if builtin == _OPS.FULLY_CONNECTED:
+            _quantize_symmetrically(reader.op)
 
 
-def _operator_code(model: Any) -> int:
-    """The index of this version of the operator, added when it is not there."""
-    builtin = schema.BuiltinOperator.FULLY_CONNECTED
+def _quantize_symmetrically(op: Any) -> None:
+    if op.builtinOptions is None:
+        op.builtinOptionsType = schema.BuiltinOptions.FullyConnectedOptions
+        op.builtinOptions = schema.FullyConnectedOptionsT()
+    op.builtinOptions.asymmetricQuantizeInputs = False
+
+
+def _operator_code(model: Any, builtin: int) -> int:
+    """The index of an operator in its version, added when it is not there."""
+    version = _VERSIONS[builtin]
     for index, code in enumerate(model.operatorCodes):
-        if code.builtinCode == builtin and code.version == _VERSION and not flatbuffer.text(code.customCode):
+        if code.builtinCode == builtin and code.version == version and not flatbuffer.text(code.customCode):
             return index
     code = schema.OperatorCodeT()
     code.builtinCode = code.deprecatedBuiltinCode = builtin
-    code.version = _VERSION
+    code.version = version
     model.operatorCodes.append(code)
     return len(model.operatorCodes) - 1
