@@ -1,6 +1,6 @@
 r"""Transfer learning with pruning, as in Molchanov et al. 2017: SqueezeNet from ImageNet to photos of flowers.
 
-    python examples/flowers_transfer.py --data DATA --out out/flowers                           # one seed, minutes
+    python examples/flowers_transfer.py --data DATA --out out/flowers                           # one seed, 15 minutes
     python examples/flowers_transfer.py --data DATA --out out/flowers_full --setting full       # three seeds, hours
 
 DATA has the folder flowers/ (train and val, CLASS/*.jpg) and models/squeezenet_v1_1_imagenet_notop.keras. SqueezeNet
@@ -21,8 +21,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 from typing import Any
+
+# TensorFlow takes oneDNN by itself on Intel's CPUs only; with it, an AMD one trains in half of the time.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 import flowers_data
 import flowers_figure
@@ -81,7 +85,7 @@ class Settings:
     tune_rates: tuple[float, ...] = (5e-4, 1e-3)
     labels: float = 0.3
     rounds: int = 5
-    scratch_epochs: int = 5
+    scratch_epochs: int = 4
     num_units: int = 64
     frequency: int = 5
     strength: float = 10.0
