@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from op_calls import run_fresh  # type: ignore[import-not-found]
 
 import keras_prune
 from keras_prune import mask_op
@@ -66,6 +67,24 @@ def test_keeps_every_bit_of_kept_weights_and_zeroes_the_others(shape):
 def test_unequal_shapes_are_refused(w, mask, message):
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
         mask_op.masked(tf.constant(w), tf.constant(mask))
+
+
+def test_an_instruction_set_that_is_not_known_is_refused(tmp_path):
+    code = """
+import os
+os.environ["KERAS_PRUNE_ISA"] = "mmx"
+import tensorflow as tf
+from keras_prune import mask_op, ops
+w, mask = tf.ones((2, 3)), tf.ones((2, 3), tf.uint8)
+calls = [lambda: mask_op.masked(w, mask), lambda: ops.relative_index_matmul(w, ops.pack_weights(tf.ones((3, 2))))]
+for call in calls:
+    try:
+        call()
+    except tf.errors.InvalidArgumentError as error:
+        print(error)
+"""
+    message = "KERAS_PRUNE_ISA names an instruction set that is unknown or that this CPU lacks; unset it"
+    assert run_fresh(code, tmp_path).count(message) == 2
 
 
 def test_a_traced_call_has_the_shape_of_the_weights():

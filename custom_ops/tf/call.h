@@ -34,6 +34,10 @@ struct CallStatus {
 __attribute__((format(printf, 4, 5))) bool FailCall(TF_Status* status, int code, const char* op, const char* format,
                                                     ...);
 
+// Where SelectIsa finds an instruction set in the environment that it cannot take.
+constexpr char kUnknownIsa[] =
+    "KERAS_PRUNE_ISA names an instruction set that is unknown or that this CPU lacks; unset it";
+
 // An op and its one kernel for the CPU.
 struct OpRegistration {
   const char* name;

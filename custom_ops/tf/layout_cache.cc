@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "../scratch.h"
+#include "call.h"
 #include "entries.h"
 #include "old_glibc.h"
 
@@ -264,9 +265,7 @@ LayoutLookup AddAnother(const Packed& packed, const LayoutUse& use, SharedLayout
 LayoutLookup MakeFirst(const Packed& packed, const LayoutUse& use, const SizeCheck& check) {
   bool isa_ok = false;
   const Isa isa = SelectIsa(&isa_ok);
-  if (!isa_ok) {
-    return Failure("KERAS_PRUNE_ISA names an instruction set that is unknown or that this CPU lacks; unset it");
-  }
+  if (!isa_ok) return Failure(kUnknownIsa);
   Entries entries(packed.data, packed.num_bytes);
   const char* error = entries.Parse();
   if (error != nullptr) return Failure(error);

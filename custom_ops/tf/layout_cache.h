@@ -1,8 +1,8 @@
 // Compute layouts of packed tensors: made once for each distinct content and shared by all kernels of the process.
 //
 // Batches of a few rows, large ones and int8 activations want different layouts. Each is made when a call first wants
-// it, and is kept beside the others: a server sees small batches and large ones. Each takes about 1.6 times the bytes of
-// the packed entries.
+// it, and is kept beside the others: a server sees small batches and large ones. docs/performance.md says how large they
+// are.
 //
 // An entry holds a reference on the packed tensor's buffer. While it does, TensorFlow can neither free that memory nor
 // write to it in place (in-place updates need the only reference), so for memory that only TensorFlow writes to an

@@ -51,14 +51,16 @@ void ComputeMask(void* isa, TF_OpKernelContext* context) {
 }
 
 void* CreateMask(TF_OpKernelConstruction* construction) {
-  auto* isa = static_cast<Isa*>(malloc(sizeof(Isa)));
-  bool ok;
+  bool isa_ok = false;
+  const Isa selected = SelectIsa(&isa_ok);
+  auto* isa = isa_ok ? static_cast<Isa*>(malloc(sizeof(Isa))) : nullptr;
   if (isa != nullptr) {
-    *isa = SelectIsa(&ok);  // KERAS_PRUNE_ISA names an unknown one: the scalar kernel, as `ok` is false
+    *isa = selected;
     return isa;
   }
   CallStatus call;
-  FailCall(call.status, kTfResourceExhausted, kOpName, "out of memory");
+  FailCall(call.status, isa_ok ? kTfResourceExhausted : kTfInvalidArgument, kOpName, "%s",
+           isa_ok ? "out of memory" : kUnknownIsa);
   tf.TF_OpKernelConstruction_Failure(construction, call.status);
   return nullptr;
 }
