@@ -53,6 +53,7 @@ class PackedDense(keras.layers.Layer):
         num_bytes: length of the packed weights; by default that of a matrix without kept weights.
         activations: "float32"; or "int8": each row of the inputs is quantized while the layer computes, and so are the
             weights' values (`keras_prune.ops.relative_index_matmul`).
+        x_scale: for "int8": one step of the inputs, from calibration: the largest typical |x| / 127; None: of each row.
         **kwargs: ``name``, ``dtype`` (float32, or mixed float16 or bfloat16), ``trainable`` and others of every layer.
 
     Input shape: (batch, ..., inputs). Output shape: (batch, ..., units).
@@ -76,6 +77,7 @@ class PackedDense(keras.layers.Layer):
         *,
         num_bytes: int | None = None,
         activations: str = "float32",
+        x_scale: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -90,8 +92,10 @@ class PackedDense(keras.layers.Layer):
             raise ValueError(
                 f"PackedDense: expected num_bytes of at least {sparse_format.HEADER.size}, got {num_bytes}"
             )
-        if activations not in ops.ACTIVATIONS:
-            raise ValueError(f"PackedDense: expected activations to be one of {ops.ACTIVATIONS}, got {activations!r}")
+        try:
+            ops.check_arithmetic(activations, x_scale)
+        except ValueError as error:
+            raise ValueError(f"PackedDense: {error}") from None
         if self.compute_dtype not in _COMPUTE_DTYPES:
             raise ValueError(f"PackedDense: expected a compute type of {_COMPUTE_DTYPES}, got {self.compute_dtype!r}")
         self.units = units
@@ -99,6 +103,7 @@ class PackedDense(keras.layers.Layer):
         self.use_bias = use_bias
         self.num_bytes = num_bytes
         self.activations = activations
+        self.x_scale = None if x_scale is None else float(x_scale)
         self.supports_masking = True
         self.supports_jit = False
         self.input_spec = keras.InputSpec(min_ndim=2)
@@ -125,9 +130,8 @@ class PackedDense(keras.layers.Layer):
         """Computes on (batch, ..., inputs)."""
         x = keras.ops.cast(inputs, "float32")
         packed = keras.ops.convert_to_tensor(self.packed)
-        y = ops.relative_index_matmul(
-            x, packed, units=self.units, input_dim=self._input_dim, activations=self.activations
-        )
+        arithmetic: Any = {"activations": self.activations, "x_scale": self.x_scale}
+        y = ops.relative_index_matmul(x, packed, units=self.units, input_dim=self._input_dim, **arithmetic)
         if self.bias is not None:
             y = keras.ops.add(y, keras.ops.cast(self.bias, "float32"))
         return self.activation(keras.ops.cast(y, self.compute_dtype))
@@ -145,6 +149,7 @@ class PackedDense(keras.layers.Layer):
             "use_bias": self.use_bias,
             "num_bytes": self.num_bytes,
             "activations": self.activations,
+            "x_scale": self.x_scale,
         }
 
     @classmethod
@@ -156,7 +161,7 @@ class PackedDense(keras.layers.Layer):
                 makes them, or `keras_prune.tensor_format` with a codebook (version 2: fewer bytes).
             bias: (units,) float, or None for a layer without bias.
             activation: as for ``keras.layers.Dense``.
-            **kwargs: ``activations``, and ``name``, ``dtype`` and others of every layer.
+            **kwargs: ``activations``, ``x_scale``, and ``name``, ``dtype`` and others of every layer.
 
         Returns:
             A layer that computes with these weights.
@@ -178,7 +183,12 @@ class PackedDense(keras.layers.Layer):
 
     @classmethod
     def from_dense(
-        cls, dense: Any, *, weights: Codebook = _DEFAULT_WEIGHTS, activations: str = "float32"
+        cls,
+        dense: Any,
+        *,
+        weights: Codebook = _DEFAULT_WEIGHTS,
+        activations: str = "float32",
+        x_scale: float | None = None,
     ) -> PackedDense:
         """Packs a built ``keras.layers.Dense``: its zeros are dropped, its other weights quantized.
 
@@ -186,6 +196,7 @@ class PackedDense(keras.layers.Layer):
             dense: the layer; its name, activation, bias and dtype policy are kept.
             weights: what to make of the weights.
             activations: "float32" or "int8".
+            x_scale: for "int8": one step of the inputs, or None.
 
         Returns:
             A layer that computes with the quantized kernel.
@@ -206,5 +217,5 @@ class PackedDense(keras.layers.Layer):
             )
         packed = ops.pack_weights(dense.kernel, weights=weights)
         bias = dense.bias if dense.use_bias else None
-        kwargs = {"activations": activations, "name": dense.name, "dtype": dense.dtype_policy}
+        kwargs = {"activations": activations, "x_scale": x_scale, "name": dense.name, "dtype": dense.dtype_policy}
         return cls.from_packed(packed, bias=bias, activation=dense.activation, **kwargs)

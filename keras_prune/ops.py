@@ -18,12 +18,14 @@ float32 and with int8 activations have layouts of their own (docs/performance.md
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from keras_prune import op_library, sparse_format
+from keras_prune.int8_activations import LARGEST, SMALLEST_STEP
 from keras_prune.quantization import Codebook
 
 OP_NAME = "KerasPruneRelativeIndexMatmul"
@@ -83,9 +85,33 @@ def _size(value: int | None, name: str) -> int:
     return int(value)
 
 
-def _check_activations(activations: str, transpose: bool) -> None:
-    if activations not in ACTIVATIONS:
-        raise _invalid(f"expected activations to be one of {ACTIVATIONS}, got {activations!r}")
+def check_arithmetic(activations: Any, x_scale: Any) -> None:
+    """Refuses arithmetic that the op does not have.
+
+    Args:
+        activations: "float32" or "int8".
+        x_scale: None, or for "int8" one step of x: a float32 above 0.
+
+    Raises:
+        ValueError: neither of these.
+    """
+    if not isinstance(activations, str) or activations not in ACTIVATIONS:
+        raise ValueError(f"expected activations to be one of {ACTIVATIONS}, got {activations!r}")
+    if x_scale is None:
+        return
+    if activations != "int8":
+        raise ValueError(f"expected x_scale only with activations='int8', got {x_scale!r} with {activations!r}")
+    is_number = isinstance(x_scale, int | float | np.integer | np.floating) and not isinstance(x_scale, bool)
+    with np.errstate(over="ignore"):
+        if not is_number or not math.isfinite(np.float32(x_scale)) or np.float32(x_scale) <= 0:
+            raise ValueError(f"expected x_scale, one step of x, to be a float32 above 0, or None, got {x_scale!r}")
+
+
+def _check_call(activations: str, x_scale: float | None, transpose: bool) -> None:
+    try:
+        check_arithmetic(activations, x_scale)
+    except ValueError as error:
+        raise _invalid(str(error)) from None
     if activations == "int8" and transpose:
         raise _invalid("expected activations='float32' with transpose=True, got 'int8': only x of a layer is quantized")
 
@@ -98,6 +124,7 @@ def relative_index_matmul(
     units: int | None = None,
     input_dim: int | None = None,
     activations: str = "float32",
+    x_scale: float | None = None,
 ) -> tf.Tensor:
     """Multiplies by packed weights: y = x · W, or y = x · Wᵀ with ``transpose``, W being the (inputs, units) kernel.
 
@@ -108,8 +135,9 @@ def relative_index_matmul(
 
     With int8 activations ``y = (sum_i x_q[i] w_q[i]) (x_scale w_scale)``: each row of x, and the values of W, are
     rounded to the whole numbers from -127 to 127 times the largest / 127, and sums are exact. The same bits come out as
-    of the packed .tflite file's operator. A row with a value that is not finite gives NaN. The gradient goes straight
-    through the rounding of x: dx = dy · Wᵀ in float32, with the rounded W; there is no second-order gradient.
+    of the packed .tflite file's operator. A row with a value that is not finite gives NaN. With ``x_scale`` all rows
+    have that step, and values beyond 127 steps are clipped. The gradient goes straight through the rounding of x:
+    dx = dy · Wᵀ in float32, with the rounded W, and 0 for values that were clipped; there is no second-order gradient.
 
     Args:
         x: (..., inputs), or (..., units) with ``transpose``; float32, at least two dimensions, any batch, also 0.
@@ -120,6 +148,7 @@ def relative_index_matmul(
         units: columns of W, where known: checked, and gives ``y`` a static shape inside ``tf.function``.
         input_dim: rows of W, where known: likewise.
         activations: "float32", or "int8" for rows of x that are quantized while the op runs.
+        x_scale: for "int8": one step of x, above 0, from calibration: the largest typical |x| / 127; None: of each row.
 
     Returns:
         (..., units), or (..., inputs) with ``transpose``; float32.
@@ -140,14 +169,15 @@ def relative_index_matmul(
     packed = _as_tensor(packed)
     _check_x(x)
     _check_packed(packed)
-    _check_activations(activations, transpose)
+    _check_call(activations, x_scale, transpose)
     rows, cols = _size(units, "units"), _size(input_dim, "input_dim")
-    return _matmul(x, packed, transpose=transpose, rows=rows, cols=cols, activations=activations)
+    arithmetic = {"activations": activations, "x_scale": 0.0 if x_scale is None else float(x_scale)}
+    return _matmul(x, packed, transpose=transpose, rows=rows, cols=cols, **arithmetic)
 
 
-def _matmul(x: tf.Tensor, packed: tf.Tensor, *, transpose: bool, rows: int, cols: int, activations: str) -> tf.Tensor:
+def _matmul(x: tf.Tensor, packed: tf.Tensor, *, transpose: bool, rows: int, cols: int, **arithmetic: Any) -> tf.Tensor:
     function = op_library.load(_FUNCTION).keras_prune_relative_index_matmul
-    y = function(x, packed, transpose=transpose, rows=rows, cols=cols, activations=activations)
+    y = function(x, packed, transpose=transpose, rows=rows, cols=cols, **arithmetic)
     size = cols if transpose else rows
     if size >= 0:  # shape functions of the C API cannot read the attributes
         y.set_shape(x.shape[:-1].concatenate([size]))
@@ -156,7 +186,7 @@ def _matmul(x: tf.Tensor, packed: tf.Tensor, *, transpose: bool, rows: int, cols
 
 @tf.RegisterGradient(OP_NAME)
 def _gradient(op: Any, grad: Any) -> tuple[tf.Tensor, None]:
-    """dL/dx = dL/dy · Wᵀ, W as it was multiplied by; the packed bytes have no gradient."""
+    """dL/dx = dL/dy · Wᵀ, W as it was multiplied by, 0 where x was clipped; the packed bytes have no gradient."""
     x, packed = op.inputs
     transpose, activations = op.get_attr("transpose"), op.get_attr("activations").decode()
     if transpose and activations == "int8":
@@ -167,7 +197,13 @@ def _gradient(op: Any, grad: Any) -> tuple[tf.Tensor, None]:
     sizes = {"rows": op.get_attr("rows"), "cols": op.get_attr("cols")}
     dx = _matmul(tf.convert_to_tensor(grad), packed, transpose=not transpose, activations=activations, **sizes)
     dx.set_shape(x.shape)
-    return dx, None
+    step = op.get_attr("x_scale")
+    return (dx if step == 0 else tf.where(tf.abs(x) > _reach(step), tf.zeros_like(dx), dx)), None
+
+
+def _reach(step: float) -> float:
+    """The largest |x| that is not clipped."""
+    return min(float(LARGEST) * max(step, float(SMALLEST_STEP)), float(np.finfo(np.float32).max))
 
 
 def to_numpy(values: Any) -> np.ndarray:

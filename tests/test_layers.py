@@ -1,4 +1,4 @@
-"""PackedDense: values, config, saving, SavedModels, gradients, dtype policies, errors."""
+"""PackedDense: values, config, saving, SavedModels, errors."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from packed_bytes import REFUSED, TINY, changed, refused_bytes  # type: ignore[import-not-found]
+from packed_dense import BIAS, KERNEL, make_dense, make_model, random_x  # type: ignore[import-not-found]
 
 import keras_prune
-from keras_prune import int8_activations, ops, sparse_format, tensor_format
+from keras_prune import ops, sparse_format, tensor_format
 from keras_prune.layers import PackedDense
 from keras_prune.quantization import Codebook
 
@@ -24,32 +25,6 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 PACKAGE_PARENT = pathlib.Path(keras_prune.__file__).absolute().parents[1]
-KERNEL = np.array([[0, 1, -2], [3, 0, 0], [0, 0, 0.5], [-1, 0, 4]], np.float32)
-BIAS = np.array([0.5, -1, 2], np.float32)
-
-
-def make_dense(**arguments):
-    """A Dense layer (4 inputs, 3 units) whose weights a codebook of 4 bits keeps exactly."""
-    dense = keras.layers.Dense(3, **arguments)
-    dense.build((None, 4))
-    dense.set_weights([KERNEL, BIAS] if dense.use_bias else [KERNEL])
-    return dense
-
-
-def random_x(*shape, seed=1):
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
-def make_model(*, dtype=None):
-    """Dense, PackedDense with many quantized weights, Dense."""
-    rng = np.random.default_rng(0)
-    dense = keras.layers.Dense(20, activation="tanh", dtype=dtype)
-    dense.build((None, 12))
-    dense.kernel.assign(rng.standard_normal((12, 20)) * (rng.random((12, 20)) < 0.3))
-    dense.bias.assign(rng.standard_normal(20))
-    packed = PackedDense.from_dense(dense)
-    first, last = keras.layers.Dense(12, dtype=dtype), keras.layers.Dense(2, dtype=dtype)
-    return keras.Sequential([keras.Input((6,)), first, packed, last])
 
 
 def run_fresh(code, folder):
@@ -150,27 +125,6 @@ def test_from_packed_takes_version_2():
         PackedDense.from_packed(packed[:-1] + bytes([packed[-1] ^ 1]))
 
 
-def test_int8_activations(tmp_path):
-    codes, codebook = Codebook().fit(KERNEL.T)
-    dense = make_dense()
-    dense.bias.assign(BIAS)
-    layer = PackedDense.from_dense(dense, activations="int8")
-    x = random_x(5, 4)
-    want = int8_activations.fully_connected(x, codes, codebook, bias=BIAS)
-    np.testing.assert_array_equal(layer(x), want)
-    model = keras.Sequential([keras.Input((4,)), layer])
-    model.save(tmp_path / "model.keras")
-    again = keras.models.load_model(tmp_path / "model.keras")
-    assert again.layers[0].activations == "int8"
-    np.testing.assert_array_equal(again(x), want)
-
-
-def test_config_from_before_activations():
-    config = PackedDense(5).get_config()
-    del config["activations"]
-    assert PackedDense.from_config(config).activations == "float32"
-
-
 def test_constructor_alone_has_every_weight_pruned():
     layer = PackedDense(3)
     assert layer(random_x(2, 4)).numpy().tolist() == [[0, 0, 0], [0, 0, 0]]
@@ -241,64 +195,6 @@ np.save("keras.npy", keras.models.load_model("model.keras")(x))
     np.testing.assert_array_equal(np.load(tmp_path / "keras.npy"), expected)
     for name in ("exported", "saved"):  # graphs, in which TensorFlow fuses the other layers' operations
         np.testing.assert_allclose(np.load(tmp_path / f"{name}.npy"), expected, rtol=1e-5, atol=1e-6)
-
-
-def test_trains_the_layers_around_it(seeded):
-    model = make_model()
-    packed = ops.to_numpy(model.layers[1].packed)
-    before = [ops.to_numpy(w) for w in model.trainable_weights]
-    assert len(before) == 5
-    model.compile(optimizer="adam", loss="mse")
-    assert model.jit_compile is False
-    x = random_x(64, 6)
-    history = model.fit(x, x[:, :2], epochs=3, verbose=0).history["loss"]
-    assert history[-1] < history[0]
-    assert not any(np.array_equal(ops.to_numpy(w), b) for w, b in zip(model.trainable_weights, before, strict=True))
-    np.testing.assert_array_equal(ops.to_numpy(model.layers[1].packed), packed)
-
-
-def test_gradient_equals_dense():
-    dense = make_dense(activation="tanh")
-    packed = PackedDense.from_dense(dense)
-    x = tf.Variable(random_x(2, 5, 4))
-    gradients = []
-    for layer in (dense, packed):
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_sum(layer(x) ** 2)
-        gradients.append(tape.gradient(loss, [x, layer.bias]))
-    for expected, result in zip(*gradients, strict=True):
-        np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
-
-
-def test_inside_a_function():
-    layer = PackedDense.from_dense(make_dense())
-    function = tf.function(layer, [tf.TensorSpec([None, 4], tf.float32)])
-    x = random_x(3, 4)
-    np.testing.assert_array_equal(function(x), layer(x))
-    assert function.get_concrete_function().outputs[0].shape.as_list() == [None, 3]
-    layer.packed.assign(ops.pack_weights(-KERNEL))
-    np.testing.assert_allclose(function(x), -x @ KERNEL + BIAS, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16"])
-def test_mixed_precision_computes_in_float32(policy):
-    packed = PackedDense.from_dense(make_dense(activation="relu", dtype=policy))
-    x = random_x(6, 4)
-    y = packed(x)
-    assert y.dtype == packed.compute_dtype
-    assert packed.packed.dtype == "uint8"
-    rounded = tf.cast(tf.cast(x, y.dtype), tf.float32)
-    expected = tf.nn.relu(tf.cast(tf.matmul(rounded, KERNEL) + BIAS, y.dtype))
-    # One unit in the last place of the compute type: the float32 sums are added in another order.
-    ulp = {"float16": 2**-10, "bfloat16": 2**-7}[packed.compute_dtype]
-    np.testing.assert_allclose(tf.cast(y, tf.float32), tf.cast(expected, tf.float32), rtol=ulp, atol=1e-6)
-
-
-def test_mixed_precision_model_trains():
-    model = make_model(dtype="mixed_float16")
-    model.compile(optimizer="sgd", loss="mse")
-    x = random_x(16, 6)
-    assert np.isfinite(model.fit(x, x[:, :2], verbose=0).history["loss"][0])
 
 
 @pytest.mark.parametrize(

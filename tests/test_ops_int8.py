@@ -9,7 +9,7 @@ from op_calls import CODEBOOK, cache_counts, random_x, run_fresh  # type: ignore
 from packed_models import load, one_layer, run  # type: ignore[import-not-found]
 from tensorflow.core.protobuf import saved_model_pb2
 
-from keras_prune import int8_activations, ops, sparse_format, tensor_format
+from keras_prune import int8_activations, op_library, ops, sparse_format, tensor_format
 from keras_prune_export.targets.fully_connected import Options
 
 
@@ -39,14 +39,38 @@ def test_bits_are_those_of_numpy(units, inputs, density):
         x = random_x(batch, inputs)
         got = ops.relative_index_matmul(x, packed, activations="int8")
         assert_same_bits(got, int8_activations.fully_connected(x, codes, CODEBOOK))
+        for scale in (0.01, 1e-30, 1e38):
+            got = ops.relative_index_matmul(x, packed, activations="int8", x_scale=scale)
+            assert_same_bits(got, int8_activations.fully_connected(x, codes, CODEBOOK, scale=scale))
 
 
-def test_bits_are_those_of_the_delegate():
-    codes, x = random_codes(40, 130), random_x(3, 130)
+def test_a_step_too_small_for_an_inverse_is_still_a_step():
+    """TensorFlow's threads take such numbers for zeros, which stand for no step."""
+    codes, x = random_codes(5, 7, density=1), random_x(2, 7)
+    got = ops.relative_index_matmul(x, sparse_format.encode(codes, CODEBOOK), activations="int8", x_scale=1e-40)
+    want = int8_activations.fully_connected(x, codes, CODEBOOK, scale=1e-40)
+    assert np.abs(want).max() < 1e-30
+    assert np.abs(got).max() < 1e-30  # zeros, as products of scales below 2^-126 are to them
+
+
+@pytest.mark.parametrize("x_scale", [None, 0.015])
+@pytest.mark.parametrize("batch", [3, 40])
+def test_bits_are_those_of_the_delegate(batch, x_scale):
+    codes, x = random_codes(40, 130), random_x(batch, 130)
+    x[1, 3] = np.inf
     packed, bias = sparse_format.encode(codes, CODEBOOK), random_x(1, 40, seed=3)[0]
-    options = Options(activations="int8").to_bytes()
+    options = Options(activations="int8", x_scale=x_scale).to_bytes()
     want = run(load(one_layer(packed, bias, x.shape, options=options)), x)
-    assert_same_bits(ops.relative_index_matmul(x, as_tensor(packed), activations="int8") + bias, want)
+    assert_same_bits(ops.relative_index_matmul(x, as_tensor(packed), activations="int8", x_scale=x_scale) + bias, want)
+
+
+def test_one_step_for_all_rows_needs_no_layout_of_its_own():
+    codes, x = random_codes(20, 90, seed=5), random_x(2, 90)
+    packed = as_tensor(sparse_format.encode(codes, CODEBOOK))
+    made, _ = cache_counts()
+    results = [ops.relative_index_matmul(x, packed, activations="int8", x_scale=scale) for scale in (0.01, 0.1, None)]
+    assert len({result.numpy().tobytes() for result in results}) == 3
+    assert cache_counts()[0] - made == 1
 
 
 def test_rows_of_zeros_and_rows_that_are_not_finite():
@@ -86,6 +110,20 @@ def test_gradient_goes_straight_through_the_rounding_of_x():
     np.testing.assert_allclose(gradient(), upstream.astype(np.float64) @ weights, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("x_scale", [1.0, 1e-45, 3e38])
+def test_gradient_is_zero_where_x_was_clipped(x_scale):
+    packed = as_tensor(sparse_format.encode(random_codes(3, 4, density=1), CODEBOOK))
+    reach = min(127 * max(np.float64(np.float32(x_scale)), 2.0**-126), np.finfo(np.float32).max)
+    last = np.float32(reach)
+    with np.errstate(over="ignore"):
+        beyond = np.nextafter(last, np.float32(np.inf))
+    x = tf.Variable([[0, last, -last, beyond]])
+    with tf.GradientTape() as tape:
+        y = ops.relative_index_matmul(x, packed, activations="int8", x_scale=x_scale)
+    dx = tape.gradient(y, x, tf.ones_like(y))[0].numpy()
+    assert (dx != 0).tolist() == [True, True, True, False]
+
+
 def test_second_order_gradients_are_refused():
     packed, x = as_tensor(sparse_format.encode(random_codes(5, 7), CODEBOOK)), tf.Variable(random_x(2, 7))
     with tf.GradientTape() as outer:
@@ -100,13 +138,35 @@ def test_second_order_gradients_are_refused():
     ("arguments", "match"),
     [
         ({"activations": "int4"}, r"expected activations to be one of \('float32', 'int8'\), got 'int4'"),
+        ({"activations": ["int8"]}, r"expected activations to be one of .* got \['int8'\]"),
         ({"activations": "int8", "transpose": True}, "expected activations='float32' with transpose=True, got 'int8'"),
+        ({"x_scale": 0.1}, "expected x_scale only with activations='int8', got 0.1 with 'float32'"),
+        ({"activations": "int8", "x_scale": 0.0}, "expected x_scale, .* to be a float32 above 0, or None, got 0.0"),
+        ({"activations": "int8", "x_scale": np.inf}, "got inf"),
+        ({"activations": "int8", "x_scale": tf.constant(1.0)}, "got <tf.Tensor"),
     ],
 )
 def test_errors(arguments, match):
     packed = sparse_format.encode(random_codes(5, 7), CODEBOOK)
     with pytest.raises(tf.errors.InvalidArgumentError, match=match):
         ops.relative_index_matmul(random_x(2, 7), packed, **arguments)
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"activations": "float32", "x_scale": 0.5},
+        {"activations": "int8", "x_scale": -0.5},
+        {"activations": "int8", "x_scale": float("inf")},
+        {"activations": "int8", "x_scale": float("nan")},
+    ],
+)
+def test_the_op_itself_checks_its_attributes(attributes):
+    ops.load()
+    packed = as_tensor(sparse_format.encode(random_codes(5, 7), CODEBOOK))
+    matmul = op_library.load("keras_prune_relative_index_matmul").keras_prune_relative_index_matmul
+    with pytest.raises(tf.errors.InvalidArgumentError, match="expected x_scale above 0 with activations int8, or 0"):
+        matmul(random_x(2, 7), packed, **attributes)
 
 
 @pytest.mark.parametrize("activations", ["float32", "int8"])
@@ -164,6 +224,7 @@ def test_a_saved_model_from_before_activations_loads(tmp_path):
     assert nodes
     for node in nodes:
         node.attr.pop("activations", None)
+        node.attr.pop("x_scale", None)
     file.write_bytes(saved.SerializeToString())
     np.save(tmp_path / "x.npy", x)
     code = """

@@ -54,11 +54,11 @@ def graph(unpacked: bytes, multiplied: bytes, options: bytes = OPTIONS) -> bytes
     return head + unpacked + multiplied
 
 
-def call(packed: bytes, *, transpose: bool, int8: bool = False, batch: int = 4) -> bytes:
-    """An input of tf_op_fuzz."""
+def call(packed: bytes, *, transpose: bool, arithmetic: int = 0, batch: int = 4) -> bytes:
+    """An input of tf_op_fuzz; the arithmetic is 0 for float32, 8 for int8, 8 | 32 with one step of x."""
     rows, cols = sizes(packed)
     known = (rows, cols) if max(rows, cols) < 1 << 15 else (-1, -1)
-    flags = transpose | 2 | 8 * int8
+    flags = transpose | 2 | arithmetic
     return struct.pack("<BBBBiIhh", flags, 2, 1, 4, batch, rows if transpose else cols, *known) + packed
 
 
@@ -78,7 +78,12 @@ def seeds(golden: pathlib.Path) -> dict[str, list[bytes]]:
         + [convolution(data, options) for data in two if data[6] == 0 for options in CONVOLUTIONS]
         + [graph(first, second) for first, second in zip(two, one + codebooks, strict=False)],
         "tf_op": [call(data, transpose=transpose) for data in one + codebooks for transpose in (False, True)]
-        + [call(data, transpose=False, int8=True, batch=batch) for data in one + codebooks for batch in (2, 17)],
+        + [
+            call(data, transpose=False, arithmetic=arithmetic, batch=batch)
+            for data in one + codebooks
+            for arithmetic in (8, 8 | 32)
+            for batch in (2, 17)
+        ],
     }
 
 

@@ -30,6 +30,7 @@ struct TF_OpKernelContext {
 
 struct TF_OpKernelConstruction {
   bool transpose, is_int8;
+  float x_scale;
   int64_t rows, cols;
   bool failed;
 };
@@ -37,7 +38,8 @@ struct TF_OpKernelConstruction {
 namespace {
 
 struct Head {
-  uint8_t flags;  // 1: transpose, 2: rows and cols are attributes, 4: the packed tensor has rank 2, 8: int8, 16: NaN
+  uint8_t flags;  // 1: transpose, 2: rows and cols are attributes, 4: the packed tensor has rank 2, 8: int8, 16: NaN,
+                  // 32: one step of x
   uint8_t rank, x_type, packed_type;
   int32_t batch, last;
   int16_t rows, cols;
@@ -98,6 +100,9 @@ const char* LoadTfApi() {
                                               TF_Status*) { *value = c->transpose; };
   tf.TF_OpKernelConstruction_GetAttrInt64 = [](TF_OpKernelConstruction* c, const char* name, int64_t* value,
                                                TF_Status*) { *value = name[0] == 'r' ? c->rows : c->cols; };
+  tf.TF_OpKernelConstruction_GetAttrFloat = [](TF_OpKernelConstruction* c, const char*, float* value, TF_Status*) {
+    *value = c->x_scale;
+  };
   tf.TF_OpKernelConstruction_GetAttrString = [](TF_OpKernelConstruction* c, const char*, char* value, size_t size,
                                                 TF_Status*) {
     std::strncpy(value, c->is_int8 ? "int8" : "float32", size);
@@ -132,7 +137,8 @@ extern "C" size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t max
     head.rank = 2 + head.rank % 3;
     head.x_type = kTfFloat;
     head.packed_type = kTfUint8;
-    head.flags &= 1 | 8 | 16;
+    head.flags &= 1 | 8 | 16 | 32;
+    if ((head.flags & 8) == 0) head.flags &= 1 | 16;
     std::memcpy(&head.last, packed + ((head.flags & 1) != 0 ? 8 : 12), 4);
     if (packed[4] == 2) {  // whose sizes must both be said
       head.flags |= 2;
@@ -164,8 +170,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       (head.flags & 4) != 0 ? std::vector<int64_t>{1, length} : std::vector<int64_t>{length};
   const TF_Tensor packed = NewTensor(head.packed_type, shape, bytes, size);
   const bool has_sizes = (head.flags & 2) != 0;
-  TF_OpKernelConstruction construction = {(head.flags & 1) != 0, (head.flags & 8) != 0, has_sizes ? head.rows : -1,
-                                          has_sizes ? head.cols : -1, false};
+  TF_OpKernelConstruction construction = {(head.flags & 1) != 0,           (head.flags & 8) != 0,
+                                          (head.flags & 32) != 0 ? .01f : 0, has_sizes ? head.rows : -1,
+                                          has_sizes ? head.cols : -1,      false};
   void* kernel = create(&construction);
   FUZZ_EXPECT((kernel == nullptr) == construction.failed);
   if (kernel == nullptr) return 0;

@@ -3,8 +3,8 @@
 // dimensions of x but the last are batch.
 //
 // With activations = "int8" each row of x is quantized to int8, as the delegate's operator does it, and so is the
-// codebook; with transpose = true dy stays float32 and W is the one that was multiplied by: the gradient goes straight
-// through the rounding of x.
+// codebook; x_scale is one step of x for all rows, or 0 for each row's own. With transpose = true dy stays float32 and
+// W is the one that was multiplied by: the gradient goes straight through the rounding of x.
 //
 // To build: this folder's, custom_ops/kernels' and custom_ops/'s *.cc as position-independent C++17, linked with
 //   c++ -shared ... -nodefaultlibs -lc -ldl -lgcc -Wl,--no-undefined
@@ -32,7 +32,8 @@ constexpr int kMaxRank = 254;  // of TensorFlow's tensors
 struct Kernel {
   bool transpose;
   Activations activations;
-  int64_t rows;  // as the caller expects them in the packed bytes; -1: any
+  float x_scale;  // of int8 activations: one step of x; 0: of each row's largest value
+  int64_t rows;   // as the caller expects them in the packed bytes; -1: any
   int64_t cols;
 };
 
@@ -118,9 +119,9 @@ struct Expected {
   }
 };
 
-bool Forward(const FcLayout* layout, const float* x, size_t batch, float* y, TF_Status* status) {
+bool Forward(const FcLayout* layout, FcCall call, TF_Status* status) {
   const Computing computing;
-  FcCall call = {x, batch, nullptr, -HUGE_VALF, HUGE_VALF, y};
+  const size_t batch = call.batch;
   if (FcThreads(layout, batch, 2) > 1) call.workers = computing.workers();
   const size_t num_bytes = FcWorkspaceBytes(layout, batch, NumThreads(call.workers));
   const Workspace workspace(num_bytes);
@@ -148,7 +149,10 @@ bool Multiply(const Kernel& kernel, const FcLayout* layout, const TF_Tensor* x, 
   if (num_bytes == 0) return true;
   const float* from = static_cast<const float*>(tf.TF_TensorData(x));
   float* to = static_cast<float*>(tf.TF_TensorData(y.tensor));
-  if (!kernel.transpose) return Forward(layout, from, static_cast<size_t>(batch), to, status);
+  if (!kernel.transpose) {
+    return Forward(layout, {from, static_cast<size_t>(batch), nullptr, -HUGE_VALF, HUGE_VALF, to, kernel.x_scale},
+                   status);
+  }
   FcBackward(layout, from, static_cast<size_t>(batch), to);
   return true;
 }
@@ -180,6 +184,29 @@ void Compute(void* kernel, TF_OpKernelContext* context) {
   }
 }
 
+// The kernels take smaller steps for the smallest normal float, but TensorFlow's threads take those for zero.
+float NormalStep(float step) {
+  uint32_t bits;
+  memcpy(&bits, &step, sizeof bits);
+  return bits != 0 && bits < 0x00800000u ? __FLT_MIN__ : step;
+}
+
+bool CheckAttributes(const Kernel& kernel, TF_Status* status) {
+  if (kernel.rows < -1 || kernel.rows == 0 || kernel.cols < -1 || kernel.cols == 0) {
+    return KP_FAIL(status, kTfInvalidArgument, "expected rows and cols of at least 1, or -1 for any, got %" PRId64
+         " and %" PRId64 "; pass the layer's units and inputs", kernel.rows, kernel.cols);
+  }
+  const bool is_int8 = kernel.activations == Activations::kInt8;
+  const bool is_step = is_int8 && kernel.x_scale > 0.0f && kernel.x_scale <= __FLT_MAX__;
+  if (kernel.x_scale != 0.0f && !is_step) {
+    return KP_FAIL(status, kTfInvalidArgument,
+                   "expected x_scale above 0 with activations int8, or 0 for none, got %g; pass the step of x from "
+                   "calibration",
+                   static_cast<double>(kernel.x_scale));
+  }
+  return true;
+}
+
 bool ReadAttributes(TF_OpKernelConstruction* construction, Kernel* kernel, TF_Status* status) {
   unsigned char transpose = 0;
   char activations[16] = {};
@@ -190,14 +217,12 @@ bool ReadAttributes(TF_OpKernelConstruction* construction, Kernel* kernel, TF_St
   if (ok()) {
     tf.TF_OpKernelConstruction_GetAttrString(construction, "activations", activations, sizeof activations - 1, status);
   }
+  if (ok()) tf.TF_OpKernelConstruction_GetAttrFloat(construction, "x_scale", &kernel->x_scale, status);
   if (!ok()) return false;
-  if (kernel->rows < -1 || kernel->rows == 0 || kernel->cols < -1 || kernel->cols == 0) {
-    return KP_FAIL(status, kTfInvalidArgument, "expected rows and cols of at least 1, or -1 for any, got %" PRId64
-         " and %" PRId64 "; pass the layer's units and inputs", kernel->rows, kernel->cols);
-  }
   kernel->transpose = transpose != 0;  // TensorFlow has compared the string with the two that the op allows
   kernel->activations = strcmp(activations, "int8") == 0 ? Activations::kInt8 : Activations::kFloat32;
-  return true;
+  kernel->x_scale = NormalStep(kernel->x_scale);
+  return CheckAttributes(*kernel, status);
 }
 
 void* Create(TF_OpKernelConstruction* construction) {
@@ -273,6 +298,7 @@ bool RegisterOp(TF_Status* status) {
   tf.TF_OpDefinitionBuilderAddAttr(op, "rows: int = -1");
   tf.TF_OpDefinitionBuilderAddAttr(op, "cols: int = -1");
   tf.TF_OpDefinitionBuilderAddAttr(op, "activations: {'float32', 'int8'} = 'float32'");
+  tf.TF_OpDefinitionBuilderAddAttr(op, "x_scale: float = 0.0");
   tf.TF_OpDefinitionBuilderSetShapeInferenceFunction(op, InferShape);
   tf.TF_RegisterOpDefinition(op, status);
   return tf.TF_GetCode(status) == kTfOk;

@@ -79,6 +79,8 @@ enum TfDataType : int { kTfFloat = 1, kTfUint8 = 4 };
     (TF_OpKernelConstruction*, const char* name, unsigned char* value, TF_Status*))                                    \
   F(TF_OpKernelConstruction_GetAttrInt64, void,                                                                        \
     (TF_OpKernelConstruction*, const char* name, int64_t* value, TF_Status*))                                          \
+  F(TF_OpKernelConstruction_GetAttrFloat, void,                                                                        \
+    (TF_OpKernelConstruction*, const char* name, float* value, TF_Status*))                                            \
   F(TF_OpKernelConstruction_GetAttrString, void,                                                                       \
     (TF_OpKernelConstruction*, const char* name, char* value, size_t max_length, TF_Status*))                          \
   F(TF_OpKernelConstruction_Failure, void, (TF_OpKernelConstruction*, TF_Status*))                                     \
