@@ -29,6 +29,7 @@ FUZZ_BUILD := build/fuzz
 FUZZ_TARGETS := sparse_format tensor_format delegate tf_op
 SECONDS ?= 60
 MINUTES ?= 10
+NETWORK ?= lenet_300_100
 
 .PHONY: help setup demo test test-python test-cpp test-isas test-aarch64 test-matrix test-slow test-serving load-test fuzz lint format bench performance performance-page results clean
 
@@ -94,9 +95,8 @@ fuzz: setup  ## libFuzzer on the decoders, the delegate and the TensorFlow op; t
 
 test-matrix: setup  ## Packed files in each supported runtime, in clean environments (RUNTIMES=..., RESUME=1, KEEP=1); docs/runtimes.md.
 	@mkdir -p build/matrix
-	@test -n "$(RESUME)" || $(QUIET_TF) $(BIN)/python tests/matrix_cases.py build/matrix/files
-	$(BIN)/python tests/matrix.py $(if $(RUNTIMES),--runtimes $(foreach name,$(RUNTIMES),'$(name)'),--table docs/runtimes.md) \
-		$(if $(RESUME),--resume) $(if $(KEEP),--keep)
+	$(QUIET_TF) $(BIN)/python tests/matrix.py $(if $(RUNTIMES),--runtimes $(foreach name,$(RUNTIMES),'$(name)')) \
+		$(if $(RUNTIMES),,--table docs/runtimes.md) $(if $(RESUME),--resume) $(if $(KEEP),--keep)
 
 test-slow: setup  ## What takes long: MNIST over three seeds, the lowest supported versions, NEON under the address sanitizer.
 	$(QUIET_TF) $(BIN)/python -m pytest -m slow
@@ -108,9 +108,10 @@ test-serving: setup  ## SavedModels in a C++ host on TensorFlow's libraries: thr
 	$(QUIET_TF) $(BIN)/python -m pytest -m slow tests/test_serving_host.py tests/test_serving_grpc.py
 	@$(MAKE) load-test
 
-load-test: setup  ## The C++ host under load for MINUTES=10, in each way to serve: latency, memory, errors.
+load-test: setup  ## The C++ host under load for MINUTES=10, in each way to serve: latency, memory, errors; NETWORK=alexnet, vgg16.
 	@mkdir -p $(OUT)/bench
-	$(QUIET_TF) $(BIN)/python benchmarks/serving_load.py --minutes $(MINUTES) --out $(OUT)/bench --json $(OUT)/bench/serving_load.json
+	$(QUIET_TF) $(BIN)/python benchmarks/serving_load.py --minutes $(MINUTES) --network $(NETWORK) --out $(OUT)/bench \
+		--json $(OUT)/bench/serving_load_$(NETWORK).json
 
 lint: setup  ## ruff (style, imports, docstrings), its formatter, and mypy.
 	$(BIN)/ruff check .

@@ -5,8 +5,9 @@
     python tests/matrix.py --table docs/runtimes.md     # and puts the table into this page
     python tests/matrix.py --resume                     # goes on where it was stopped
 
-One delegate, one TensorFlow op: the ones that are built. The files are those of the first release, or others that
-`make_release.py` writes, and those that must be refused (`matrix_cases.py`).
+One delegate, one TensorFlow op: the ones that are built. `matrix_cases.py` writes the files: those of the first release
+and others, and those that must be refused. A runtime that cannot be installed or started is named at the end, and the
+others run.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build" / "matrix"
 RUN = ROOT / "tests" / "matrix_run.py"
+CASES = ROOT / "tests" / "matrix_cases.py"
 NATIVE = ROOT / "keras_prune" / "_native"
 # TensorFlow without CUDA's parts: the same runtime, the same operators.
 LITERT = "1.0.1 1.1.2 1.2.0 1.3.0 1.4.0 2.0.3 2.1.6 2.2.0 2.3.0".split()
@@ -33,6 +36,7 @@ RUNTIMES = {
     **{f"tensorflow-cpu=={version}": [] for version in TENSORFLOW},
     "tflite-runtime==2.14.0 on Nehalem": ["numpy<2"],  # a CPU without AVX, emulated
 }
+EMULATOR = "qemu-x86_64"
 # The columns of the table: what the names of cases begin with.
 COLUMNS = {
     "dense": r"dense_codebook|pattern_",
@@ -65,7 +69,7 @@ def install(requirements, environment, wheels):
     for step in (["download", "--quiet", "--only-binary", ":all:", "--dest", str(wheels), *requirements], kept):
         done = pip(python, *step)
         if done.returncode:
-            raise SystemExit(f"matrix: pip {step[0]} of {requirements} failed:\n{done.stderr[-2000:]}")
+            raise RuntimeError(f"pip {step[0]} of {requirements} failed:\n{done.stderr[-2000:]}")
     return python
 
 
@@ -74,11 +78,11 @@ def run(name, python, *, files, libraries):
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "-1", "PYTHONDONTWRITEBYTECODE": "1"}
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")} | quiet
     cpu = name.partition(" on ")[2]
-    emulator = ["qemu-x86_64", "-cpu", cpu] if cpu else []
-    command = [*emulator, python, "-I", "-B", RUN, name.partition("==")[0], files, libraries]
+    emulator = [EMULATOR, "-cpu", cpu] if cpu else []
+    command = [*emulator, python, "-I", "-B", RUN, name.partition("==")[0], files, libraries, cpu]
     done = subprocess.run([str(part) for part in command], env=environment, capture_output=True, check=False)
     if done.returncode:
-        raise SystemExit(f"matrix: {name} failed:\n{done.stderr.decode(errors='replace')[-4000:]}")
+        raise RuntimeError(f"exit code {done.returncode}:\n{done.stderr.decode(errors='replace')[-4000:]}")
     return json.loads(done.stdout)
 
 
@@ -126,6 +130,49 @@ def complain(reports):
     return count
 
 
+def check_emulator(names):
+    """Before anything is downloaded."""
+    emulated = [name for name in names if " on " in name]
+    if emulated and not shutil.which(EMULATOR):
+        raise SystemExit(
+            f"matrix: expected {EMULATOR} on the PATH, for {', '.join(emulated)}, and it is not there; "
+            "`apt-get install qemu-user`, or name the other runtimes (make test-matrix RUNTIMES=..., --runtimes)"
+        )
+
+
+def write_files(folder):
+    """By another process, as TensorFlow makes some of them."""
+    if subprocess.run([sys.executable, str(CASES), str(folder)], check=False).returncode:
+        raise SystemExit(f"matrix: {CASES.name} failed")
+
+
+def try_one(name, arguments):
+    """A runtime's report; ``failed`` where there was none."""
+    environment = arguments.build / "environments" / name.replace(" ", "_")
+    requirements = [name.partition(" on ")[0], *RUNTIMES.get(name, [])]
+    start = time.monotonic()
+    try:
+        python = install(requirements, environment, arguments.build / "wheels")
+        installed = time.monotonic()
+        report = run(name, python, files=arguments.build / "files", libraries=arguments.libraries)
+    except RuntimeError as error:
+        return {"failed": str(error)}
+    report["install_seconds"] = round(installed - start, 1)
+    if not arguments.keep:
+        shutil.rmtree(environment)
+    return report
+
+
+def summary(reports, wheels):
+    """What it took."""
+    install, work = (sum(r[key] for r in reports.values()) / 60 for key in ("install_seconds", "seconds"))
+    kept = [path.stat().st_size for path in wheels.glob("*.whl")]
+    return (
+        f"{len(reports)} runtimes; {len(kept)} wheels, {sum(kept) / 1e6:,.0f} MB; "
+        f"{install:.0f} minutes to download and install, {work:.0f} minutes to run\n"
+    )
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runtimes", nargs="*", default=list(RUNTIMES), help="as pip names them")
@@ -135,24 +182,31 @@ def main():
     parser.add_argument("--resume", action="store_true", help="only what results.json in the build folder lacks")
     parser.add_argument("--keep", action="store_true", help="keep the environments (up to 2 GB each)")
     arguments = parser.parse_args()
+    check_emulator(arguments.runtimes)
+    if not arguments.resume:
+        write_files(arguments.build / "files")
     results = arguments.build / "results.json"
     reports = json.loads(results.read_text()) if arguments.resume and results.is_file() else {}
+    failed = {}
     for name in (name for name in arguments.runtimes if name not in reports):
-        environment = arguments.build / "environments" / name.replace(" ", "_")
-        requirements = [name.partition(" on ")[0], *RUNTIMES.get(name, [])]
-        python = install(requirements, environment, arguments.build / "wheels")
-        reports[name] = run(name, python, files=arguments.build / "files", libraries=arguments.libraries)
-        if not arguments.keep:
-            shutil.rmtree(environment)
+        report = try_one(name, arguments)
+        if "failed" in report:
+            failed[name] = report["failed"]
+            continue
+        reports[name] = report
         results.write_text(json.dumps(reports, indent=1) + "\n")
-        sys.stdout.write(table({name: reports[name]}).splitlines()[-1] + "\n")
+        row = table({name: report}).splitlines()[-1]
+        sys.stdout.write(f"{row} {report['install_seconds']} + {report['seconds']} s\n")
         sys.stdout.flush()
     wrong = complain(reports)
-    if arguments.table:
+    for name, message in failed.items():
+        sys.stdout.write(f"{name} was not run: {message}\n")
+    if arguments.table and not failed:
         put(arguments.table, table(reports))
     passed = sum(len(report["results"]) for report in reports.values()) - wrong
-    sys.stdout.write(f"{passed} passed, {wrong} failed\n")
-    return bool(wrong)
+    sys.stdout.write(summary(reports, arguments.build / "wheels"))
+    sys.stdout.write(f"{passed} passed, {wrong} failed, {len(failed)} runtimes not run\n")
+    return bool(wrong or failed)
 
 
 if __name__ == "__main__":

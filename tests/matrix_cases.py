@@ -21,10 +21,13 @@ from stock_files import as_stock  # type: ignore[import-not-found]
 import keras_prune
 from keras_prune import native, ops, sparse_format
 from keras_prune_export import compiled_model, flatbuffer
+from keras_prune_export.flatbuffer import schema
 
+# Of a SavedModel's expansion.
+CORRUPT = "keras_prune: the packed weights are corrupt or another model"
 # LiteRT's CompiledModel does not read the one's operator, with stock weights neither, and not the other's batches.
 NOT_COMPILED = ("expanded_unidirectional_sequence_lstm", "tokens")
-ELF_MACHINE, AARCH64 = 18, 183  # where the header says it, and what
+ELF_MACHINE, X86_64, AARCH64 = 18, 62, 183  # where the header says it, and what
 
 
 def edited(data, change):
@@ -100,28 +103,41 @@ def damaged(data):
             edited(data, lambda m: with_options(operator(m), flip=64)),
             r"options' checksum does not match \(corrupt\); export the model again",
         ),
-        "half_a_file": (data[: len(data) // 2], "."),
+        "half_a_file": (half(data), "."),
         "no_file": (None, "."),
         "another_file": (b"PK\x03\x04" + bytes(400), "."),
         "empty": (b"", "."),
     }
 
 
+def half(data):
+    return data[: len(data) // 2]
+
+
+def another_cpu(library):
+    """The library with a header that names another processor."""
+    changed = bytearray(library)
+    changed[ELF_MACHINE] = AARCH64 if changed[ELF_MACHINE] != AARCH64 else X86_64
+    return bytes(changed)
+
+
 def libraries(folder):
     """Delegates that this machine or the runtime refuses."""
-    library = bytearray(native.delegate_path().read_bytes())
-    library[ELF_MACHINE] = AARCH64 if library[ELF_MACHINE] != AARCH64 else 62
-    (folder / "another_cpu.so").write_bytes(bytes(library))
+    library = native.delegate_path().read_bytes()
+    (folder / "another_cpu.so").write_bytes(another_cpu(library))
     (folder / "no_library.so").write_text("not a library\n")
-    (folder / "half_a_library.so").write_bytes(bytes(library[: len(library) // 2]))
+    (folder / "start_of_a_library.so").write_bytes(library[:1000])  # of half of one, Linux's own loader crashes
     isas = "isa .*: expected reference, scalar, .* supported by this CPU, got '{}'; leave it out"
     file = {"file": "dense_codebook_4.tflite"}
     return [
         {"name": "refused_delegate_of_another_cpu", "library": "another_cpu.so", "error": "another_cpu.so", **file},
         {"name": "refused_no_library", "library": "no_library.so", "error": "no_library.so", **file},
-        {"name": "refused_half_a_library", "library": "half_a_library.so", "error": "half_a_library.so", **file},
+        {"name": "refused_start_of_a_library", "library": "start_of_a_library.so", "error": "start_of_a_library.so"}
+        | file,
         {"name": "refused_unknown_isa", "options": {"isa": "mmx"}, "error": isas.format("mmx"), **file},
         {"name": "refused_isa_of_another_cpu", "options": {"isa": "neon"}, "error": isas.format("neon"), **file},
+        {"name": "refused_isa_that_the_cpu_lacks", "cpu": "Nehalem", "options": {"isa": "avx2"}, **file}
+        | {"error": isas.format("avx2")},
         {"name": "refused_unknown_option", "options": {"threads": 4}, "error": "unknown option 'threads'", **file},
     ]
 
@@ -145,6 +161,72 @@ def refused(folder):
             # tflite-runtime checks no tables: what becomes of half of them is chance.
             cases.append({"name": name, "file": f"{name}.tflite", "error": error, "checks": what == "half_a_file"})
     return cases
+
+
+def refused_compiled(folder):
+    """What LiteRT's CompiledModel must refuse: `refused` wrote the files."""
+    case = {"kind": "compiled_model", "file": "dense_codebook_4.tflite", "expect": "dense_codebook_4.npz"}
+    isa = "isa .*: expected reference, scalar, .* supported by this CPU, got 'mmx'; leave it out"
+    cases = [
+        {
+            "name": "old_runtime",
+            "old": True,
+            "error": r"expected ai-edge-litert 2\.1\.6 or newer, got .*load_interpreter",
+        },
+        {"name": "without_delegate", "delegate": False, "error": "KerasPruneFullyConnected"},
+        {"name": "delegate_of_another_cpu", "library": "another_cpu.so", "error": "another_cpu.so"},
+        {"name": "unknown_isa", "variables": {"KERAS_PRUNE_ISA": "mmx"}, "error": isa},
+    ]
+    for what, (_, error) in damaged((folder / case["file"]).read_bytes()).items():
+        cases.append({"name": what, "file": f"refused_fullyconnected_{what}.tflite", "error": error})
+    return [case | one | {"name": f"refused_compiled_{one['name']}"} for one in cases]
+
+
+def refused_op(folder):
+    """What the TensorFlow op must refuse: bytes, CPUs, a library."""
+    with np.load(folder / "op_codebook_256.npz") as values:
+        x, packed, y = (values[name] for name in ("x0", "x1", "y0"))
+    (folder / "another_cpu_op.so").write_bytes(another_cpu(native.op_path().read_bytes()))
+    isa = "KERAS_PRUNE_ISA names an instruction set that is unknown or that this CPU lacks; unset it"
+    cases = [
+        {"name": "of_another_cpu", "library": "another_cpu_op.so", "error": "another_cpu_op.so"},
+        {"name": "unknown_isa", "variables": {"KERAS_PRUNE_ISA": "mmx"}, "error": isa},
+    ]
+    damaged, newer = schema.BufferT(), schema.BufferT()
+    damaged.data = newer.data = packed
+    flipped(damaged)
+    with_format(newer, 99)
+    for what, data, error in (
+        ("damaged_weights", damaged.data, r"checksum does not match \(corrupt\)"),
+        ("newer_format", newer.data, "a format version that is not read here"),
+        ("half_of_the_weights", half(packed), "packed weights are shorter than their header says"),
+    ):
+        np.savez_compressed(folder / f"refused_op_{what}.npz", x0=x, x1=data, y0=y)
+        cases.append({"name": what, "expect": f"refused_op_{what}.npz", "error": error})
+    case = {"kind": "op", "expect": "op_codebook_256.npz"}
+    return [case | one | {"name": f"refused_op_{one['name']}"} for one in cases]
+
+
+def refused_saved_models(folder):
+    """SavedModels without the op, damaged, or not whole."""
+    without_op = "Op type not registered 'KerasPruneRelativeIndexMatmul'"
+    cases = [{"name": "without_op", "file": "with_op", "expect": "op_codebook_256.npz", "error": without_op}]
+    weights = (folder / "packed_model" / "assets" / "weights.bin").read_bytes()
+    graph = (folder / "packed_model" / "saved_model.pb").read_bytes()
+    for what, part, data, error in (
+        ("damaged_weights", "assets/weights.bin", weights[:-1] + bytes([weights[-1] ^ 1]), CORRUPT),
+        ("half_of_the_weights", "assets/weights.bin", half(weights), CORRUPT),
+        ("no_weights", "assets/weights.bin", None, "weights.bin; No such file or directory"),
+        ("half_a_graph", "saved_model.pb", half(graph), "saved_model.pb"),
+    ):
+        shutil.copytree(folder / "packed_model", folder / f"refused_{what}")
+        place = folder / f"refused_{what}" / part
+        place.unlink()
+        if data is not None:
+            place.write_bytes(data)
+        cases.append({"name": what, "file": f"refused_{what}", "expect": "packed_model.npz", "error": error})
+    case = {"kind": "saved_model", "delegate": False}
+    return [case | one | {"name": f"refused_saved_model_{one['name']}"} for one in cases]
 
 
 def golden(folder, sources):
@@ -208,8 +290,8 @@ def of_tensorflow(folder):
     kept = {"kind": "saved_model", "tolerance": FLOAT}
     return [
         *cases,
-        {"name": "saved_model_with_op", "file": "with_op", "op": True, "expect": "op_codebook_256.npz", **kept},
-        {"name": "saved_model_packed", "file": "packed_model", "expect": "packed_model.npz", **kept},
+        {"name": "saved_model_with_op", "file": "with_op", "expect": "op_codebook_256.npz", **kept},
+        {"name": "saved_model_packed", "file": "packed_model", "delegate": False, "expect": "packed_model.npz", **kept},
     ]
 
 
@@ -219,6 +301,7 @@ def write(folder, sources):
     folder.mkdir(parents=True)
     cases = golden(folder, sources)
     cases += [*compiled(folder, cases), *stock(folder), *of_tensorflow(folder), *refused(folder)]
+    cases += [*refused_compiled(folder), *refused_op(folder), *refused_saved_models(folder)]
     (folder / "cases.json").write_text(json.dumps(cases, indent=1) + "\n")
 
 

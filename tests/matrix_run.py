@@ -1,15 +1,18 @@
 """Runs files in one runtime and prints what came, as JSON. Needs NumPy and the runtime, nothing of the project.
 
-    python matrix_run.py ai-edge-litert FOLDER LIBRARIES
+    python matrix_run.py ai-edge-litert FOLDER LIBRARIES [CPU]
 
-LIBRARIES is the folder with the delegate and the TensorFlow op. ``FOLDER/cases.json`` is a list of cases:
+LIBRARIES is the folder with the delegate and the TensorFlow op, CPU the name of the emulated one. ``FOLDER/cases.json``
+is a list of cases:
 
-    {"name": ..., "file": ..., "delegate": true,              # a file and whether it runs with the delegate
-     "options": {"isa": ...}, "library": ...,                 # the delegate's options; another file for the delegate
+    {"name": ..., "file": ..., "delegate": true,              # a file and whether it runs with the delegate, or the op
+     "options": {"isa": ...}, "library": ...,                 # the delegate's options; another file for it, or the op
      "kind": "op" or "saved_model",                           # only in TensorFlow; the file is a SavedModel's folder
-             or "compiled_model",                             # only in LiteRT from 2.1.6 on
+             or "compiled_model",                             # only in LiteRT from 2.1.6 on; "old": true: only before
      "expect": "values.npz", "tolerance": 1e-5,               # inputs x0, x1, ... and outputs y0, y1, ...: or
-     "error": "regular expression",                           # what the message must say
+     "error": "regular expression",                           # what the message must say, whatever the inputs give
+     "variables": {"KERAS_PRUNE_ISA": ...},                   # of the environment
+     "cpu": "Nehalem",                                        # only on this one
      "checks": true}                                          # only where the runtime checks the file's tables
 
 Inputs have as many rows as the expected outputs; the first one, two and all of them are given to the model (the op
@@ -83,12 +86,12 @@ def values_of(case, folder):
 def run_tensorflow(case, folder, libraries):
     """Calls the op, or a SavedModel's endpoint; returns the largest difference."""
     tf = importlib.import_module("tensorflow")
-    library = str(libraries / "libkeras_prune_tf_op.so")
+    library = str(folder / case["library"] if "library" in case else libraries / "libkeras_prune_tf_op.so")
     inputs, wanted = values_of(case, folder)
     if case["kind"] == "op":
         got = [tf.load_op_library(library).keras_prune_relative_index_matmul(*inputs)]
     else:
-        if case.get("op"):
+        if case.get("delegate", True):
             tf.load_op_library(library)
         endpoint = tf.saved_model.load(str(folder / case["file"])).signatures["serving_default"]
         name = next(iter(endpoint.structured_input_signature[1]))
@@ -98,10 +101,16 @@ def run_tensorflow(case, folder, libraries):
 
 def run_compiled(case, folder, libraries):
     """Runs one file in LiteRT's CompiledModel; returns the largest difference."""
+    if not case.get("delegate", True):  # LiteRT's own class, which has no place for it
+        own = importlib.import_module("ai_edge_litert.compiled_model").CompiledModel.from_file(
+            str(folder / case["file"])
+        )
+        own.run_by_index(0, own.create_input_buffers(0), own.create_output_buffers(0))
+        return 0.0
     sys.path.insert(0, str(folder))
     compiled_model = importlib.import_module("compiled_model")
     inputs, wanted = values_of(case, folder)
-    delegate = libraries / "libkeras_prune_delegate.so"
+    delegate = folder / case["library"] if "library" in case else libraries / "libkeras_prune_delegate.so"
     with compiled_model.CompiledModel(folder / case["file"], delegate=delegate) as model:
         worst = 0.0
         for rows in batches(len(inputs[0])) if case.get("batches", True) else [len(inputs[0])]:
@@ -111,11 +120,13 @@ def run_compiled(case, folder, libraries):
     return worst
 
 
-def applies(case, name):
+def applies(case, name, cpu=""):
     """Whether a runtime has what a case needs."""
     kind = case.get("kind", "tflite")
+    if case.get("cpu", cpu) != cpu:
+        return False
     if kind == "compiled_model":
-        return name == "ai-edge-litert" and version(name) >= (2, 1, 6)
+        return name == "ai-edge-litert" and (version(name) < (2, 1, 6)) == case.get("old", False)
     if case.get("checks"):
         return name != "tflite-runtime"
     return kind == "tflite" or name not in MODULES
@@ -165,13 +176,16 @@ def judge(case, result):
 
 def attempt(case, folder, **how):
     """What came of one case, in this process."""
+    os.environ.update(case.get("variables", {}))
     try:
         return {"max_error": run(case, folder, **how)}
     except AssertionError as error:
         return {"wrong": str(error)}
-    except (OSError, RuntimeError, ValueError) as error:  # what the runtimes raise
+    except (ImportError, OSError, RuntimeError, ValueError) as error:  # what the runtimes raise
         return {"message": f"{type(error).__name__}: {error}"}
-    except Exception:
+    except Exception as error:
+        if type(error).__module__.startswith("tensorflow."):  # its statuses
+            return {"message": f"{type(error).__name__}: {error}"}
         return {"wrong": traceback.format_exc()}
 
 
@@ -200,14 +214,14 @@ def apart(case, folder, **how):
     return result
 
 
-def main(name, folder, libraries):
+def main(name, folder, *, libraries, cpu=""):
     start = time.monotonic()
     make, load_delegate = runtime(name)
     folder = pathlib.Path(folder)
     how = {"make": make, "load_delegate": load_delegate, "libraries": pathlib.Path(libraries)}
     results = {}
     for case in json.loads((folder / "cases.json").read_text()):
-        if applies(case, name):
+        if applies(case, name, cpu):
             results[case["name"]] = judge(case, apart(case, folder, **how))
     report = {"numpy": np.__version__, "python": sys.version.split()[0], "results": results}
     report["seconds"] = round(time.monotonic() - start, 1)
@@ -215,4 +229,4 @@ def main(name, folder, libraries):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(*sys.argv[1:3], libraries=sys.argv[3], cpu=(*sys.argv[4:], "")[0])

@@ -9,9 +9,11 @@ import sys
 
 import numpy as np
 import pytest
+from pruned_models import conv_model as conv_network  # type: ignore[import-not-found]
 from tflite_models import small_model, sparse  # type: ignore[import-not-found]
 from unpack_models import conv_model, random_weights  # type: ignore[import-not-found]
 
+import keras_prune
 from keras_prune.quantization import Codebook
 from keras_prune_export import compiled_model, flatbuffer, packing, runtime
 from keras_prune_export.compiled_model import CompiledModel
@@ -35,6 +37,21 @@ def test_any_batch(packed):
             x = np.random.default_rng(batch).normal(size=(batch, 40)).astype(np.float32)
             y = model.run({"x": x})["y"]
             np.testing.assert_allclose(y, x @ sparse().T + np.arange(24), rtol=1e-5, atol=1e-5)
+
+
+def test_two_outputs_behind_a_flattened_image(tmp_path):
+    """LiteRT's layouts of these outputs have the file's batch, or that of the call before."""
+    path = tmp_path / "model.tflite"
+    keras_prune.export_tflite(conv_network(), path)
+    interpreter = runtime.load_interpreter(path)
+    with CompiledModel(path) as model:
+        for batch in (1, 5, 3):
+            x = np.random.default_rng(batch).random((batch, 12, 12, 2), np.float32)
+            got = model.run(dict(zip(model.input_names, [x], strict=True)))
+            want = interpreter.get_signature_runner()(**dict(zip(model.input_names, [x], strict=True)))
+            assert got.keys() == want.keys() == {"first", "second"}
+            for name, values in want.items():
+                np.testing.assert_allclose(got[name], values, rtol=1e-5, atol=1e-5)
 
 
 def test_several_models_and_freeing_them(packed):

@@ -30,7 +30,8 @@ _Name = ctypes.CFUNCTYPE(ctypes.c_int, _Handle, ctypes.POINTER(ctypes.c_char_p))
 _Number = ctypes.CFUNCTYPE(ctypes.c_int, _Handle, ctypes.POINTER(ctypes.c_int))
 _Flag = ctypes.CFUNCTYPE(ctypes.c_int, _Handle, ctypes.POINTER(ctypes.c_bool))
 _Create = ctypes.CFUNCTYPE(ctypes.c_int, _Handle, _Handle, _Handle, _Handle, ctypes.POINTER(_Handle))
-_Plugin = ctypes.CFUNCTYPE(_Handle, _Handle, _Handle, ctypes.c_size_t, _Handle)
+_Report = ctypes.CFUNCTYPE(None, ctypes.c_char_p)
+_Plugin = ctypes.CFUNCTYPE(_Handle, _Handle, _Handle, ctypes.c_size_t, _Report)
 
 
 class _Layout(ctypes.Structure):
@@ -94,9 +95,11 @@ class _Accelerator:
     def __init__(self, litert: _LiteRt, delegate: pathlib.Path) -> None:
         plugin = ctypes.CDLL(str(delegate))
         create = _Plugin(("tflite_plugin_create_delegate", plugin))
+        self.messages: list[str] = []  # of the delegate, where it could not be made
+        report = _Report(lambda message: self.messages.append(message.decode(errors="replace")))
 
         def make(_context: Any, _environment: Any, _accelerator: Any, _options: Any, wrapper: Any) -> int:
-            made = create(None, None, 0, None)
+            made = create(None, None, 0, report)
             if not made:
                 return 1
             litert("WrapDelegate", _Handle(made), plugin.tflite_plugin_destroy_delegate, wrapper)
@@ -168,7 +171,11 @@ class CompiledModel:
         signature = litert.handle("GetModelSignature", model, ctypes.c_size_t(0))
         self._inputs, self._outputs = self._tensors(signature, "Input"), self._tensors(signature, "Output")
         self.input_names, self.output_names = list(self._inputs), list(self._outputs)
-        self._model = self._own("CompiledModel", litert.handle("CreateCompiledModel", environment, model, options))
+        try:
+            compiled = litert.handle("CreateCompiledModel", environment, model, options)
+        except ValueError as error:
+            raise ValueError(" ".join([str(error), *self._accelerator.messages])) from error
+        self._model = self._own("CompiledModel", compiled)
 
     def _own(self, kind: str, handle: Any) -> Any:
         self._handles.append((kind, handle))
@@ -219,9 +226,11 @@ class CompiledModel:
         arrays = [_aligned(x.dtype, x.shape) for x in given]
         for array, x in zip(arrays, given, strict=True):
             array[...] = x
-        outputs = self._new_outputs()
-        self._invoke([self._buffer(array) for array in arrays], [self._buffer(array) for array in outputs])
-        return dict(zip(self.output_names, outputs, strict=True))
+        rows = len(given[0]) if given and given[0].ndim else 1
+        rooms, sizes = self._new_outputs(rows)
+        self._invoke([self._buffer(array) for array in arrays], [self._buffer(room) for room in rooms])
+        results = [room if size is None else room[:size] for room, size in zip(rooms, sizes, strict=True)]
+        return dict(zip(self.output_names, results, strict=True))
 
     def _invoke(self, inputs: list[Any], outputs: list[Any]) -> None:
         sides = [(ctypes.c_size_t(len(side)), (_Handle * len(side))(*side)) for side in (inputs, outputs)]
@@ -231,16 +240,24 @@ class CompiledModel:
             for buffer in (*inputs, *outputs):
                 self._litert.destroy("TensorBuffer", buffer)
 
-    def _new_outputs(self) -> list[np.ndarray]:
-        """An array for each output, of the shapes that the inputs' shapes make."""
-        layouts, new = (_Layout * len(self._outputs))(), []
+    def _new_outputs(self, rows: int) -> tuple[list[np.ndarray], list[int | None]]:
+        """Memory for each output, of the shapes that the inputs' shapes make, and how many rows of it are the output.
+
+        LiteRT does not always know the batch that the file leaves open: behind an operator whose output's shape is
+        computed, its layout has the file's, or that of an earlier call, for which there must be room even so.
+        """
+        layouts = (_Layout * len(self._outputs))()
+        rooms: list[np.ndarray] = []
+        sizes: list[int | None] = []
         first, count = ctypes.c_size_t(0), ctypes.c_size_t(len(layouts))
         self._litert("GetCompiledModelOutputTensorLayouts", self._model, first, count, layouts, True)
         for tensor, layout in zip(self._outputs.values(), layouts, strict=True):
             kind = _TensorType()
             self._litert("GetRankedTensorType", tensor, ctypes.byref(kind))
-            new.append(_aligned(_DTYPES[kind.element], layout.shape))
-        return new
+            is_open, shape = kind.layout.shape[:1] == (-1,), layout.shape
+            rooms.append(_aligned(_DTYPES[kind.element], (max(rows, shape[0]), *shape[1:]) if is_open else shape))
+            sizes.append(rows if is_open else None)
+        return rooms, sizes
 
     def _buffer(self, array: np.ndarray) -> Any:
         """A tensor buffer on an array's memory."""
