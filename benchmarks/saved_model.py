@@ -120,6 +120,11 @@ def export_all(name: str, folder: pathlib.Path) -> dict[str, pathlib.Path]:
     return paths
 
 
+def num_bytes(folder: pathlib.Path) -> int:
+    """All files in a folder."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
 def child(script: str, *arguments: object) -> Any:
     """What a process of its own prints last."""
     command = [sys.executable, "-c", script, *map(str, arguments)]
@@ -143,7 +148,7 @@ def bench(name: str) -> dict[str, dict[str, float]]:
     latencies = child(SERVE, num_inputs, *paths.values())
     for latency, (kind, path) in zip(latencies, paths.items(), strict=True):
         figures[kind]["latency_ms"] = latency
-        figures[kind]["num_bytes"] = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        figures[kind]["num_bytes"] = num_bytes(path)
         figures[kind]["graph_bytes"] = (path / "saved_model.pb").stat().st_size
         shutil.rmtree(path)
     return figures

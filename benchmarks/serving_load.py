@@ -72,11 +72,6 @@ EXPORTS = {
 }
 
 
-def num_bytes(folder: pathlib.Path) -> int:
-    """All files in a folder."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-
-
 def export(folder: pathlib.Path) -> dict[str, int]:
     """Exports every way to ``folder/<way>/1``; the bytes of each."""
     model = saved_model.make_model(_NETWORK.value)
@@ -85,7 +80,7 @@ def export(folder: pathlib.Path) -> dict[str, int]:
         shutil.rmtree(folder / way, ignore_errors=True)
         (folder / way).mkdir(parents=True)
         EXPORTS[way](model, folder / way / "1")
-        sizes[way] = num_bytes(folder / way / "1")
+        sizes[way] = saved_model.num_bytes(folder / way / "1")
     return sizes
 
 

@@ -93,3 +93,15 @@ def test_a_library_needs_only_libc_and_shows_only_its_interface(library, shown):
     symbols = subprocess.run(["readelf", "-W", "--dyn-syms", path], capture_output=True, text=True, check=True).stdout
     defined = [line.split()[7] for line in symbols.splitlines() if re.search(r"(GLOBAL|WEAK)\s+DEFAULT\s+\d+", line)]
     assert sorted(defined) == shown
+
+
+@pytest.mark.skipif(not shutil.which("readelf"), reason="needs readelf (binutils)")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="other processors' glibc begins later")
+@pytest.mark.parametrize("library", [native.delegate_path, native.op_path])
+def test_a_library_loads_on_old_systems(library):
+    """No newer glibc than 2.14: threads are used by what every version since then has; TensorFlow 2.16 wants 2.17."""
+    command = ["readelf", "-W", "--version-info", str(library())]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    versions = re.findall(r"GLIBC_(\d+)\.(\d+)", shown)
+    assert versions
+    assert max((int(major), int(minor)) for major, minor in versions) <= (2, 14)

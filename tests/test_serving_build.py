@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import ast
-import os
 import pathlib
 import re
-import shutil
-import subprocess
 
 import pytest
-
-from keras_prune import native
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 OPS = ROOT / "custom_ops"
@@ -85,14 +80,3 @@ def test_the_dockerfile_names_the_target_that_is_there():
     label = f"//{folder}:relative_index_matmul"
     assert f'["{label}"]' in dockerfile
     assert f'"{label}"' in (OPS / "BUILD.bazel").read_text()
-
-
-@pytest.mark.skipif(not shutil.which("readelf"), reason="needs readelf (binutils)")
-@pytest.mark.skipif(os.uname().machine != "x86_64", reason="other processors' glibc begins later")
-def test_the_op_loads_in_hosts_on_old_systems():
-    """No newer glibc than 2.14, as the delegate: TensorFlow 2.16's wheels want 2.17."""
-    command = ["readelf", "-W", "--version-info", str(native.op_path())]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    versions = re.findall(r"GLIBC_(\d+)\.(\d+)", shown)
-    assert versions
-    assert max((int(major), int(minor)) for major, minor in versions) <= (2, 14)

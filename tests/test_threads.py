@@ -5,9 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import pathlib
-import re
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
@@ -79,14 +76,3 @@ def test_no_more_threads_than_the_process_may_use_cpus(model):
         assert num_threads_now() == before
     finally:
         os.sched_setaffinity(0, cpus)
-
-
-@pytest.mark.skipif(not shutil.which("readelf"), reason="needs readelf (binutils)")
-@pytest.mark.skipif(os.uname().machine != "x86_64", reason="other processors' glibc begins later")
-def test_the_delegate_loads_on_old_systems():
-    """No newer glibc than 2.14: threads are used by what every version since then has."""
-    command = ["readelf", "-W", "--version-info", str(native.delegate_path())]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    versions = re.findall(r"GLIBC_(\d+)\.(\d+)", shown)
-    assert versions
-    assert max((int(major), int(minor)) for major, minor in versions) <= (2, 14)
