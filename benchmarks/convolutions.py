@@ -81,8 +81,8 @@ def main(argv: list[str]) -> None:
         rows.append({"layer": layer.name, "count": count, **row, **ratios(row)})
         print(f"{layer.name:36} x{count} {text(row)}", flush=True)
     print(f"{'all thirteen':36}    {text(sums)}")
-    machine = timing.machine()
-    result = {"machine": machine, "density": _DENSITY.value, "layers": rows, **sums, **ratios(sums)}
+    facts = {"machine": timing.machine(), "quick": _ROUNDS.value < _ROUNDS.default, "density": _DENSITY.value}
+    result = facts | {"layers": rows, **sums, **ratios(sums)}
     timing.write(pathlib.Path(_JSON.value), result)
 
 

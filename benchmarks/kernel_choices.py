@@ -13,6 +13,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
+import performance_tables
 import single_layer
 import timing
 from absl import app, flags
@@ -22,7 +23,6 @@ from keras_prune_export import kernel_costs
 
 _JSON = flags.DEFINE_string("json", "out/bench/kernel_choices.json", "Where the figures go.")
 _ROUNDS = flags.DEFINE_integer("rounds", 10, "Rounds in which the forms take turns.", lower_bound=3)
-_GOOD = 1.1
 _DENSITIES = (0.03, 0.08, 0.15, 0.3, 0.45, 0.6)
 
 
@@ -61,12 +61,13 @@ def main(argv: list[str]) -> None:
             rows[kind].append(row)
             packed, *others = kernel_costs.alternatives([layer.work], kind)
             worse = row["times_the_best"]
-            verdict = "" if worse <= _GOOD else f"{worse:.2f}x the best"
+            verdict = "" if worse <= performance_tables.GOOD else f"{worse:.2f}x the best"
             ratios = ", ".join(f"{row[dense] / row[packed]:5.2f}x as {dense}" for dense in others)
             print(f"{layer.name:36} {packed:11} as fast {ratios}: {row['choice']:11} {verdict}", flush=True)
-    result: dict[str, Any] = {"machine": timing.machine(), "layers": rows, "good": {}}
+    quick = _ROUNDS.value < _ROUNDS.default
+    result: dict[str, Any] = {"machine": timing.machine(), "quick": quick, "layers": rows, "good": {}}
     for kind, judged in rows.items():
-        result["good"][kind] = sum(row["times_the_best"] <= _GOOD for row in judged) / len(judged)
+        result["good"][kind] = sum(row["times_the_best"] <= performance_tables.GOOD for row in judged) / len(judged)
         print(f"{kind}: {result['good'][kind]:.1%} of {len(judged)} choices are within 10 % of the best")
     timing.write(pathlib.Path(_JSON.value), result)
 

@@ -35,6 +35,7 @@ _ISAS = {"avx2": "avx2", "avx512": "avx512f", "avx512vbmi": "avx512_vbmi", "neon
 # Of the packed kernels (custom_ops/kernels/dispatch.cc): pixels from which on they compute tiles, and the step in which
 # a tile's end is cut.
 _PIXELS = {"tile": 16, "tile_from": 4, "int8_tile_from": 16}
+_MOST_CALL_US = 5  # the interpreter takes 0.5 to 4 us for a call; a larger constant would be the kernel's own time
 _DENSITIES = (0.02, 0.1, 0.25, 0.5)
 
 
@@ -44,13 +45,17 @@ def layers() -> Iterator[Layer]:
         for rows, cols in ((100, 300), (300, 784), (1000, 1024), (1024, 4096)):
             yield Layer(rows, cols, density)
             yield Layer(rows, cols, density, batch=2)
+        for rows, cols in ((1500, 150), (64, 3000), (3000, 600), (600, 600)):
+            yield Layer(rows, cols, density)
         for rows, cols in ((100, 300), (300, 784), (1024, 1024)):
-            for batch in (4, 16, 64):
+            for batch in (4, 8, 16, 64):
                 yield Layer(rows, cols, density, batch=batch)
         for size, channels, rows in ((56, 32, 64), (28, 128, 256), (14, 256, 512), (14, 512, 128), (7, 1024, 1024)):
             yield Layer(rows, channels, density, size=size)
         for size, channels, rows in ((28, 32, 64), (14, 128, 128), (7, 256, 512)):
             yield Layer(rows, channels, density, size=size, kernel=3)
+        for size, channels, rows, kernel in ((28, 128, 256, 1), (28, 64, 128, 3), (15, 128, 64, 5)):
+            yield Layer(rows, channels, density, size=size, kernel=kernel, stride=2)
 
 
 def measure(layer: Layer) -> dict[str, float]:
@@ -73,7 +78,8 @@ def fit(times: list[tuple[Layer, dict[str, float]]]) -> dict[str, float]:
     for names, cases in regimes.items():
         target = np.array([ns for _, ns in cases])
         matrix = np.array([[1000.0, *(counts[name] for name in names)] for counts, _ in cases]) / target[:, None]
-        values, _ = scipy.optimize.nnls(matrix, np.ones(len(target)))
+        most = [_MOST_CALL_US, *[np.inf] * len(names)]
+        values = scipy.optimize.lsq_linear(matrix, np.ones(len(target)), bounds=(0, most)).x
         errors = matrix @ values - 1
         print(f"{', '.join(names)}: constant {values[0]:.2f} us, errors {np.abs(errors).mean():.1%} on average")
         found |= {name: float(f"{value:.4g}") for name, value in zip(names, values[1:], strict=True)}

@@ -10,7 +10,8 @@ from typing import Any
 
 FLOAT, INT8 = "packed, float activations", "packed, int8 activations"
 DENSES = ("dense float32", "dense int8")
-PARTS = ("kernels", "scaling", "thread_scaling", "memory")
+PARTS = ("kernels", "scaling", "thread_scaling", "memory", "convolutions", "kernel_choices")
+GOOD = 1.1  # of the best form's time
 NOTHING = "*Not measured yet.*"
 Figures = Mapping[str, Any]
 
@@ -142,6 +143,32 @@ def memory(figures: Figures) -> str:
     return table((*head, "dense float32's peak is"), rows)
 
 
+def convolutions(figures: Figures) -> str:
+    """Microseconds of each form of the layers, and how many times as fast packed ones are."""
+    part = figures["convolutions"]
+    rows = []
+    total = {"layer": "**all thirteen**", "count": 13} | {key: part[key] for key in part if key != "layers"}
+    for row in [*part["layers"], total]:
+        micros = [f"{row[f'{form}_us']:,.0f}" for form in ("packed", "packed_int8", "dense", "dense_int8")]
+        ratios = [bold_loss(row[key]) for key in ("ratio", "int8_ratio", "int8_to_dense_int8")]
+        rows.append([row["layer"], str(row["count"]), *micros, *ratios])
+    head = ("layer", "times", "float, µs", "int8, µs", "dense float32, µs", "dense int8, µs")
+    return table((*head, "float / dense float32", "int8 / dense float32", "int8 / dense int8"), rows)
+
+
+def choices(figures: Figures) -> str:
+    """How often the exporter's choice is as good as the best, and what it chose."""
+    rows = []
+    for kind, judged in figures["kernel_choices"]["layers"].items():
+        worse = [row["times_the_best"] for row in judged]
+        forms = [row["choice"] for row in judged]
+        chosen = ", ".join(f"{form} {forms.count(form)}" for form in sorted(set(forms)))
+        good = sum(ratio <= GOOD for ratio in worse) / len(worse)
+        rows.append([f'`activations="{kind}"`', str(len(judged)), f"{good:.1%}", times(max(worse)), chosen])
+    head = ("exports with", "layers", "within 10 % of the best", "worst, of the best's time", "chosen")
+    return table(head, rows)
+
+
 # Name of the table -> the part that it needs, and its function.
 TABLES: dict[str, tuple[str, Callable[[Figures], str]]] = {
     "machine": ("", machine),
@@ -151,6 +178,8 @@ TABLES: dict[str, tuple[str, Callable[[Figures], str]]] = {
     "crossings": ("scaling", crossings),
     "threads": ("thread_scaling", threads),
     "memory": ("memory", memory),
+    "convolutions": ("convolutions", convolutions),
+    "choices": ("kernel_choices", choices),
 }
 
 

@@ -104,3 +104,23 @@ def test_crossings(tables):
     assert [c["x"] for c in found] == pytest.approx([0.2] * 2)  # in the middle of 0.1 and 0.4, as 8 is of 4 and 16
     text = tables.crossings({"scaling": {"sweeps": {"density": {"crossings": {"cold": found}}}}})
     assert text.splitlines()[2] == ("| density, cold | packed, float activations | dense float32 | below 20.0 % |")
+
+
+def test_tables_of_convolutions_and_choices(tables):
+    times = {"packed_us": 1000.4, "packed_int8_us": 2000.0, "dense_us": 3000.0, "dense_int8_us": 1500.0}
+    row = times | {"ratio": 3.0, "int8_ratio": 1.5, "int8_to_dense_int8": 0.75}
+    layer = {"layer": "7x7 k1 s1 8x8", "count": 5}
+    figures = {"convolutions": {"machine": MACHINE, "quick": False, "density": 0.1, "layers": [layer | row], **row}}
+    cells = "| 1,000 | 2,000 | 3,000 | 1,500 | 3.00× | 1.50× | **0.75×** |"
+    assert tables.convolutions(figures).splitlines()[2:] == [
+        f"| 7x7 k1 s1 8x8 | 5 {cells}",
+        f"| **all thirteen** | 13 {cells}",
+    ]
+    judged = [{"choice": choice, "times_the_best": worse} for choice, worse in (("packed", 1.0), ("dense", 1.25))]
+    figures = {
+        "kernel_choices": {"machine": MACHINE, "quick": False, "layers": {"int8": judged, "float32": judged[:1]}}
+    }
+    assert tables.choices(figures).splitlines()[2:] == [
+        '| `activations="int8"` | 2 | 50.0% | 1.25× | dense 1, packed 1 |',
+        '| `activations="float32"` | 1 | 100.0% | 1.00× | packed 1 |',
+    ]

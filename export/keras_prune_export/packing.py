@@ -49,8 +49,8 @@ def pack_tflite(
             `Codebook`, `Int8()` or "float16" for all pruned weights, or a dict of layer names or regular expressions to
             these; None as in `export_tflite`. Weights that are integers already always keep their bits.
         activations: "float32": those of the file stay as they are. "int8": fully connected layers and convolutions that
-            compute on packed weights quantize their activations while they run, and fully connected layers on which
-            the runtime's dense int8 kernels are faster become those, as in `export_tflite`.
+            compute on packed weights quantize their activations while they run, and those on which the runtime's
+            dense int8 kernels are faster become these, as in `export_tflite`.
         min_sparsity: weights are pruned when at least this fraction is exactly zero, 0 to 1; with 0 all are.
         representative_data: for int8 activations, as in `export_tflite`: one scale a layer, for good.
 

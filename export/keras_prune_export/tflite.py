@@ -56,9 +56,10 @@ def export_tflite(
             layer names or regular expressions to these. Weights that are not pruned keep every bit. At most
             ``2**bits - 1`` distinct non-zero weights are kept exactly by a codebook.
         activations: "float32"; or "int8": the fully connected layers and convolutions that compute on packed weights
-            quantize each row or patch of their activations, and their codebook, to int8 while they run. Fully connected
-            layers on which dense int8 kernels are faster become those: int8 weights with one scale, expanded at load,
-            and a scale for each row of activations, in the runtime's own operator. Other layers stay as they are. With
+            quantize each row or patch of their activations, and their codebook, to int8 while they run. Those on which
+            dense int8 kernels are faster become these: int8 weights with one scale, expanded at load, and a scale for
+            each row or image of activations, in the runtime's own operator. Other layers stay as they are, and so do
+            convolutions on which dense float32 kernels are faster still. With
             weights `Int8()`, or target "stock", all operators compute in integers. Inputs and outputs of the file stay
             float32. `evaluate_tflite` reports the accuracy of both kinds (docs/exporting.md).
         target: "packed", or "stock" for built-in operators only: weights None (every bit), "float16" or `Int8()`, all
