@@ -4,10 +4,11 @@ A layer multiplies patches, (pixels, cols), with weights, (rows, cols). Its time
 measured number of nanoseconds::
 
     packed, a few pixels:   kept * pixels, kept weights beyond the caches * pixels, rows * pixels
-    packed, tiles:          kept * pixels, cols * pixels (their transposition), rows * pixels
+    packed, tiles:          kept * pixels, kept * tiles, cols * pixels (their transposition), rows * pixels
     dense, one pixel:       rows * cols, weights beyond the caches
     dense:                  rows * cols for each block of pixels, weights beyond the caches
     packed_int8:            kept * pixels, weights * pixels (windows of columns), rows * pixels, cols * pixels
+    packed_int8, tiles:     the same, and kept * tiles
     dense_int8:             weights for each block of pixels, weights beyond the caches, rows * pixels, cols * pixels
     dense_int8, CONV_2D:    the same, and in place of cols * pixels the values of the images, which are quantized once
 
@@ -41,6 +42,7 @@ _PIXELS = ("tile", "tile_from", "int8_tile_from")  # numbers of an entry that ar
 # Weights beyond the caches have a term of their own: from 2**18 on, a layout (2 to 3 bytes a weight) or a quarter of it
 # dense leaves no room for anything else in the second-level cache of today's CPUs, 1/2 to 2 MB.
 _CACHED_WEIGHTS, _CACHED_INT8 = 2**18, 2**20
+_TILE_WIDTH = 32  # pixels for which the packed kernels read an entry once (custom_ops/kernels/tile.h)
 _DENSE_ROWS, _DENSE_PIXELS = 16, 6  # of XNNPACK's blocks of results with AVX2; those of others are alike
 _INT8_PIXELS = 4  # of the runtime's int8 kernel: 2 and 3 batch rows take as long as 4 (AVX2)
 # The packed form needs less memory, so that it stays where dense kernels are hardly faster: by a tenth of the time, or
@@ -95,7 +97,13 @@ def terms(work: Work, form: str, costs: Mapping[str, Any]) -> dict[str, float]:
         beyond = max(0, work.kept - _CACHED_WEIGHTS) * work.pixels
         return {"few_kept": work.kept * work.pixels, "few_beyond": beyond, "few_row": work.rows * work.pixels}
     pixels = _whole(work.pixels, int(costs["tile"]))
-    return {"tile_kept": work.kept * pixels, "tile_col": work.cols * pixels, "tile_row": work.rows * pixels}
+    counts = {"kept": work.kept * pixels, "entry": _entries(work), "col": work.cols * pixels, "row": work.rows * pixels}
+    return {f"tile_{key}": count for key, count in counts.items()}
+
+
+def _entries(work: Work) -> int:
+    """How many entries the kernels on tiles read."""
+    return work.kept * _whole(work.pixels, _TILE_WIDTH) // _TILE_WIDTH
 
 
 def _packed_int8_terms(work: Work, costs: Mapping[str, Any]) -> dict[str, float]:
@@ -106,8 +114,11 @@ def _packed_int8_terms(work: Work, costs: Mapping[str, Any]) -> dict[str, float]
     elif work.pixels >= costs["int8_tile_from"]:
         name = "tile" if work.inputs in (0, work.cols * work.pixels) else "patch"
         pixels = _whole(work.pixels, int(costs["tile"]))
-    counts = {"kept": work.kept, "cell": work.rows * work.cols, "row": work.rows, "col": work.cols}
-    return {f"packed_int8_{name}_{key}": count * pixels for key, count in counts.items()}
+    each = {"kept": work.kept, "cell": work.rows * work.cols, "row": work.rows, "col": work.cols}
+    counts = {key: count * pixels for key, count in each.items()}
+    if name in ("tile", "patch"):
+        counts["entry"] = _entries(work)
+    return {f"packed_int8_{name}_{key}": count for key, count in counts.items()}
 
 
 def _dense_int8_terms(work: Work) -> dict[str, float]:
