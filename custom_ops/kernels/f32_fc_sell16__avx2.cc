@@ -83,23 +83,29 @@ inline void JoinPlanes(const __m256i* planes, __m256* floats) {
 // table t where they are below; where they are above, table t + 1 is found too, which is stored xor table t.
 template <int kTables>
 struct PlanesCodebook {
-  static constexpr size_t kPairBytes = kTables == 1 ? kLanes : kPairSlots;  // of codes
   explicit PlanesCodebook(const float* codebook) {
     for (int t = 0; t < kTables; ++t) LoadPlanes(codebook + 16 * t, tables[t]);
     for (int t = kTables - 1; t > 0; --t) {
       for (int i = 0; i < 4; ++i) tables[t][i] = _mm256_xor_si256(tables[t][i], tables[t - 1][i]);
     }
   }
-  static __m256i LoadCodes(const uint8_t* codes) {
-    if constexpr (kTables != 1) return _mm256_load_si256(reinterpret_cast<const __m256i*>(codes));
-    const __m128i both = _mm_load_si128(reinterpret_cast<const __m128i*>(codes));
+  static __m256i LoadCodes(const Sell16Layout& w, size_t pair) {
+    if constexpr (kTables > 2) return _mm256_load_si256(reinterpret_cast<const __m256i*>(w.codes) + pair);
+    const __m128i both = _mm_load_si128(reinterpret_cast<const __m128i*>(w.codes) + pair);
     return _mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16(both, 4), both), _mm256_set1_epi8(15));
   }
-  void Load(const uint8_t* at, __m256* weights) const {
-    __m256i codes = LoadCodes(at), planes[4];
+  // What finds in table t what is there: of two tables the codes' low 4 bits, above 127 where the fifth is not set.
+  static __m256i CodesForTable(const Sell16Layout& w, size_t pair, __m256i codes) {
+    if constexpr (kTables > 2) return _mm256_sub_epi8(codes, _mm256_set1_epi8(16));
+    const __m256i fifth = _mm256_sllv_epi32(_mm256_set1_epi32(static_cast<int>(w.fifth_bits[pair])),
+                                            _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    return _mm256_or_si256(codes, _mm256_andnot_si256(fifth, _mm256_set1_epi8(-128)));
+  }
+  void Load(const Sell16Layout& w, size_t pair, __m256* weights) const {
+    __m256i codes = LoadCodes(w, pair), planes[4];
     for (int i = 0; i < 4; ++i) planes[i] = _mm256_shuffle_epi8(tables[0][i], codes);
     for (int t = 1; t < kTables; ++t) {
-      codes = _mm256_sub_epi8(codes, _mm256_set1_epi8(16));
+      codes = CodesForTable(w, pair, codes);
       for (int i = 0; i < 4; ++i) planes[i] = _mm256_xor_si256(planes[i], _mm256_shuffle_epi8(tables[t][i], codes));
     }
     JoinPlanes(planes, weights);
@@ -109,9 +115,9 @@ struct PlanesCodebook {
 
 // More values: loaded as x.
 struct LargeCodebook {
-  static constexpr size_t kPairBytes = kPairSlots;
   explicit LargeCodebook(const float* codebook) : values(codebook) {}
-  void Load(const uint8_t* codes, __m256* weights) const {
+  void Load(const Sell16Layout& w, size_t pair, __m256* weights) const {
+    const uint8_t* codes = w.codes + pair * kPairSlots;
     for (int k = 0; k < kQuarters; ++k) {
       weights[k] = _mm256_set_m128(LoadFour(values, codes + kLanes + 4 * k), LoadFourByWord(values, codes + 4 * k));
     }
@@ -135,7 +141,7 @@ void ForwardRow(const Sell16Layout& w, const float* x, const RowBlock& out, floa
       const float* first = second + size_t{w.moves[2 * pair]} * kBaseAlign;
       second = first + size_t{w.moves[2 * pair + 1]} * kBaseAlign;
       __m256 weights[kQuarters];
-      codebook.Load(w.codes + pair * Codebook::kPairBytes, weights);
+      codebook.Load(w, pair, weights);
       for (int k = 0; k < kQuarters; ++k) {
         const __m256 lanes = _mm256_set_m128(LoadFour(second, columns + kLanes + 4 * k),
                                              LoadFourByWord(first, columns + 4 * k));

@@ -56,19 +56,34 @@ struct Task {
   uint32_t first_slice, end_slice;
 };
 
+// A word a slot with the one bit that is the slot's of a pair's fifth bits.
+struct SlotBits {
+  alignas(kAlignment) uint32_t words[kPairSlots];
+};
+constexpr SlotBits MakeSlotBits() {
+  SlotBits bits = {};
+  for (uint32_t slot = 0; slot < kPairSlots; ++slot) bits.words[slot] = 1u << FifthBit(slot);
+  return bits;
+}
+constexpr SlotBits kSlotBits = MakeSlotBits();
+
 // A pair's codes, one step's after the other. Of codes of 4 bits the second's are above the first's: a look-up in 16
-// values ignores the bits above.
+// values ignores the bits above. Codes of 5 bits have them in place of these.
 template <int kTables>
 struct PairCodes {
-  explicit PairCodes(const uint8_t* codes) {
-    steps[0] = _mm512_cvtepu8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(codes)));
-    if constexpr (kTables == 1) {
-      steps[1] = _mm512_srli_epi32(steps[0], 4);
-    } else {
-      steps[1] = _mm512_cvtepu8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(codes + kLanes)));
+  PairCodes(const Sell16Layout& w, size_t pair) {
+    const auto* codes = reinterpret_cast<const __m128i*>(w.codes) + (kTables <= 2 ? pair : 2 * pair);
+    steps[0] = _mm512_cvtepu8_epi32(_mm_load_si128(codes));
+    steps[1] = kTables <= 2 ? _mm512_srli_epi32(steps[0], 4) : _mm512_cvtepu8_epi32(_mm_load_si128(codes + 1));
+    if constexpr (kTables == 2) {
+      const __m512i word = _mm512_set1_epi32(static_cast<int>(w.fifth_bits[pair])), sixteen = _mm512_set1_epi32(16);
+      for (uint32_t step = 0; step < 2; ++step) {
+        const __mmask16 fifth = _mm512_test_epi32_mask(word, _mm512_load_si512(kSlotBits.words + step * kLanes));
+        const __m512i low = _mm512_and_si512(steps[step], _mm512_set1_epi32(15));
+        steps[step] = _mm512_mask_or_epi32(low, fifth, low, sixteen);
+      }
     }
   }
-  static constexpr size_t kBytes = kTables == 1 ? kLanes : kPairSlots;
   static constexpr int kMask = kTables == 1 ? 0xF : 0xFF;
   __m512i steps[2];
 };
@@ -84,7 +99,7 @@ void ForwardTile(const Sell16Layout& w, const float* x, size_t x_stride, const T
     for (__m512& sum : sums) sum = _mm512_setzero_ps();
     const float* base = x;
     const auto take_pair = [&](size_t pair, int chain) {
-      const PairCodes<kTables> codes(w.codes + pair * PairCodes<kTables>::kBytes);
+      const PairCodes<kTables> codes(w, pair);
       for (int step = 0; step < 2; ++step) {
         const uint8_t* columns = w.columns + pair * kPairSlots + step * kLanes;
         const __m512i column = _mm512_cvtepu8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(columns)));
@@ -163,7 +178,9 @@ Status Make(const PackedView& packed, const FcKernel* kernel, FcLayout** out) {
   const Status status = builder.Scan();
   if (status != Status::kOk) return status;
   const uint64_t narrow = builder.CountPairs(32), wide = builder.CountPairs(64);
-  const uint64_t pair_bytes = kPairSlots + 2 + (packed.codebook_size <= 16 ? kLanes : kPairSlots);
+  const uint32_t size = packed.codebook_size;
+  const uint64_t code_bytes = size <= 16 ? kLanes : size <= 32 ? kLanes + sizeof(uint32_t) : kPairSlots;
+  const uint64_t pair_bytes = kPairSlots + 2 + code_bytes;
   const bool is_narrow = narrow * pair_bytes <= kCachedBytes && narrow <= kWideStepCost * wide;
   const uint64_t pairs = is_narrow ? narrow : wide;
   if (pairs * kPairSlots > kMostSlotsPerWeight * packed.num_kept) return kFcScalar.make(packed, &kFcScalar, out);

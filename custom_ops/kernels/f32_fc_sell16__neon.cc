@@ -1,5 +1,5 @@
-// NEON (64-bit ARM): as AVX2, x is loaded lane by lane in windows of 256 columns; the weights of a codebook of up to 16
-// values are looked up by the byte, because these are the 64 bytes that one `tbl` can choose from.
+// NEON (64-bit ARM): as AVX2, x is loaded lane by lane in windows of 256 columns; the weights of a codebook of up to 32
+// values are looked up by the byte: 16 values are the 64 bytes that one `tbl` can choose from.
 #include <arm_neon.h>
 
 #include "sell16.h"
@@ -17,36 +17,47 @@ inline float32x4_t LoadLanes(const float* table, const uint8_t* bytes) {
   return vld1q_lane_f32(table + bytes[3], lanes, 3);
 }
 
-// Up to 16 values, in registers; a pair's codes are nibbles, the first step's below.
+// Up to 16 * kTables values, one table or two, in registers; a pair's codes are nibbles, the first step's below, and
+// of two tables fifth bits.
+template <int kTables>
 struct SmallCodebook {
-  static constexpr size_t kPairBytes = kLanes;
   explicit SmallCodebook(const float* codebook) {
-    for (int i = 0; i < 4; ++i) table.val[i] = vreinterpretq_u8_f32(vld1q_f32(codebook + 4 * i));
+    for (int i = 0; i < 4 * kTables; ++i) {
+      tables[i / 4].val[i % 4] = vreinterpretq_u8_f32(vld1q_f32(codebook + 4 * i));
+    }
   }
-  // Code c is at the bytes 4 c to 4 c + 3.
+  // Code c is at the bytes 4 c to 4 c + 3; where they are not in a table, `tbl` gives 0 and `tbx` what there was.
   float32x4_t LookUp(uint16x4_t codes) const {
-    const uint32x4_t bytes = vmlaq_n_u32(vdupq_n_u32(0x03020100), vmovl_u16(codes), 0x04040404);
-    return vreinterpretq_f32_u8(vqtbl4q_u8(table, vreinterpretq_u8_u32(bytes)));
+    const uint32x4_t words = vmlaq_n_u32(vdupq_n_u32(0x03020100), vmovl_u16(codes), 0x04040404);
+    const uint8x16_t bytes = vreinterpretq_u8_u32(words);
+    uint8x16_t found = vqtbl4q_u8(tables[0], bytes);
+    if constexpr (kTables == 2) found = vqtbx4q_u8(found, tables[1], vsubq_u8(bytes, vdupq_n_u8(64)));
+    return vreinterpretq_f32_u8(found);
   }
-  void Load(const uint8_t* pair, int step, float32x4_t* weights) const {
-    const uint8x16_t both = vld1q_u8(pair);
+  static uint8x16_t LoadCodes(const Sell16Layout& w, size_t pair, int step) {
+    const uint8x16_t both = vld1q_u8(w.codes + pair * kLanes);
     const uint8x16_t codes = step == 0 ? vandq_u8(both, vdupq_n_u8(15)) : vshrq_n_u8(both, 4);
+    if constexpr (kTables == 1) return codes;
+    const int32_t numbers[4] = {4 * step, 4 * step + 1, 4 * step + 2, 4 * step + 3};  // of four slots, see FifthBit
+    const uint32x4_t words = vshlq_u32(vdupq_n_u32(w.fifth_bits[pair]), vld1q_s32(numbers));
+    return vorrq_u8(codes, vandq_u8(vshrq_n_u8(vreinterpretq_u8_u32(words), 3), vdupq_n_u8(16)));
+  }
+  void Load(const Sell16Layout& w, size_t pair, int step, float32x4_t* weights) const {
+    const uint8x16_t codes = LoadCodes(w, pair, step);
     const uint16x8_t low = vmovl_u8(vget_low_u8(codes)), high = vmovl_u8(vget_high_u8(codes));
     weights[0] = LookUp(vget_low_u16(low));
     weights[1] = LookUp(vget_high_u16(low));
     weights[2] = LookUp(vget_low_u16(high));
     weights[3] = LookUp(vget_high_u16(high));
   }
-  uint8x16x4_t table;
+  uint8x16x4_t tables[kTables];
 };
 
 struct LargeCodebook {
-  static constexpr size_t kPairBytes = kPairSlots;
   explicit LargeCodebook(const float* codebook) : values(codebook) {}
-  void Load(const uint8_t* pair, int step, float32x4_t* weights) const {
-    for (int quarter = 0; quarter < 4; ++quarter) {
-      weights[quarter] = LoadLanes(values, pair + step * kLanes + 4 * quarter);
-    }
+  void Load(const Sell16Layout& w, size_t pair, int step, float32x4_t* weights) const {
+    const uint8_t* codes = w.codes + pair * kPairSlots + step * kLanes;
+    for (int quarter = 0; quarter < 4; ++quarter) weights[quarter] = LoadLanes(values, codes + 4 * quarter);
   }
   const float* values;
 };
@@ -65,7 +76,7 @@ void ForwardRow(const Sell16Layout& w, const float* x, const RowBlock& out, floa
       for (int step = 0; step < 2; ++step) {
         const uint8_t* columns = w.columns + pair * kPairSlots + step * kLanes;
         float32x4_t weights[4];
-        codebook.Load(w.codes + pair * Codebook::kPairBytes, step, weights);
+        codebook.Load(w, pair, step, weights);
         base += size_t{w.moves[2 * pair + step]} * kBaseAlign;
         for (int quarter = 0; quarter < 4; ++quarter) {
           const uint32x4_t bits = vreinterpretq_u32_f32(weights[quarter]);
@@ -87,8 +98,9 @@ void Forward(const FcLayout* layout, const RowBlock& rows, uint32_t first, uint3
   float* y = rows.y;
   for (size_t left = rows.count; left != 0; --left, x += rows.stride, y += rows.y_stride) {
     const Range slices = {first, end};  // loading the lanes is the work: rows of x have nothing to share
-    w.codebook_size <= 16 ? ForwardRow<SmallCodebook>(w, x, rows, y, slices)
-                          : ForwardRow<LargeCodebook>(w, x, rows, y, slices);
+    w.codebook_size <= 16   ? ForwardRow<SmallCodebook<1>>(w, x, rows, y, slices)
+    : w.codebook_size <= 32 ? ForwardRow<SmallCodebook<2>>(w, x, rows, y, slices)
+                            : ForwardRow<LargeCodebook>(w, x, rows, y, slices);
   }
 }
 

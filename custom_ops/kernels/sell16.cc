@@ -9,12 +9,14 @@ namespace {
 
 uint32_t CodeAt(const Sell16Layout& w, uint64_t pair, uint32_t slot) {
   if (!w.nibbles) return w.codes[pair * kPairSlots + slot];
-  return w.codes[pair * kLanes + slot % kLanes] >> (slot / kLanes * 4) & 15;
+  const uint32_t code = w.codes[pair * kLanes + slot % kLanes] >> (slot / kLanes * 4) & 15;
+  return w.fifth_bits == nullptr ? code : code | (w.fifth_bits[pair] >> FifthBit(slot) & 1) << 4;
 }
 
 void SetCode(const Sell16Layout& w, uint64_t pair, uint32_t slot, uint32_t code) {
   uint8_t& at = w.codes[w.nibbles ? pair * kLanes + slot % kLanes : pair * kPairSlots + slot];
-  at = static_cast<uint8_t>(at | code << (w.nibbles ? slot / kLanes * 4 : 0));
+  at = static_cast<uint8_t>(at | (w.nibbles ? (code & 15) << (slot / kLanes * 4) : code));
+  if (w.fifth_bits != nullptr) w.fifth_bits[pair] |= code >> 4 << FifthBit(slot);
 }
 
 // The first column that a lane still needs, rounded down, as far from the base `before` as a byte can say. The window
@@ -87,12 +89,14 @@ uint64_t Sell16Builder::CountPairs(uint32_t window) const {
 uint64_t Sell16Builder::PlaceArrays(uint64_t num_pairs, void* base, Sell16Layout* arrays) const {
   Arena arena(base);
   arena.Take<Sell16Layout>(1);
-  arrays->nibbles = packed_.codebook_size <= 16;
+  arrays->nibbles = packed_.codebook_size <= 32;
   arrays->first_pair = arena.Take<uint32_t>(uint64_t{NumSlices()} + 1);
   arrays->row_of = arena.Take<uint32_t>(uint64_t{NumSlices()} * kLanes);
   arrays->moves = arena.Take<uint8_t>(num_pairs * 2);
   arrays->columns = arena.Take<uint8_t>(num_pairs * kPairSlots);
   arrays->codes = arena.Take<uint8_t>(num_pairs * (arrays->nibbles ? kLanes : kPairSlots));
+  arrays->fifth_bits = nullptr;
+  if (arrays->nibbles && packed_.codebook_size > 16) arrays->fifth_bits = arena.Take<uint32_t>(num_pairs);
   return arena.used();
 }
 

@@ -7,9 +7,9 @@
 // ahead of the others as far as the window goes, so that few slots are fillers; rows are sorted by length for the
 // same reason.
 //
-// Columns and codes stand in planes of their own: 8 bits and, of a codebook of up to 16 values, 4 bits. With a window
-// of 256 columns a kept weight takes 1.6 to 1.8 bytes (densities of 25 % to 4 %), 1.3 to 1.5 times its entry in the
-// file.
+// Columns and codes stand in planes of their own: 8 bits and, of a codebook of up to 16 values, 4 bits; of up to 32
+// values a plane of the fifth bits more. With a window of 256 columns and 16 values a kept weight takes 1.6 to 1.8 bytes
+// (densities of 25 % to 4 %), 1.3 to 1.5 times its entry in the file.
 #ifndef KERAS_PRUNE_KERNELS_SELL16_H_
 #define KERAS_PRUNE_KERNELS_SELL16_H_
 
@@ -26,6 +26,10 @@ constexpr uint32_t kPairSlots = 2 * kLanes;
 constexpr uint32_t kBaseAlign = 16;  // bases are whole cache lines of x, except where the window would pass x's end
 constexpr uint32_t kWidestWindow = 256;  // all that a column's byte can say
 
+// Where a slot of a pair has the fifth bit of its code. A shift of each 4 slots' copy of the word by their number brings
+// the bits to the tops of their bytes, where pshufb wants them.
+constexpr uint32_t FifthBit(uint32_t slot) { return slot % 4 * 8 + 7 - slot / 4; }
+
 // Columns that one move counts. The widest window may pass x's end, as no kernel reads all of it: its bases are
 // multiples of kBaseAlign.
 constexpr uint32_t MoveUnit(uint32_t window) { return window == kWidestWindow ? kBaseAlign : 1; }
@@ -35,12 +39,13 @@ constexpr uint32_t MoveUnit(uint32_t window) { return window == kWidestWindow ? 
 // weight.
 struct Sell16Layout : FcLayout {
   uint32_t window;
-  bool nibbles;          // codes of 4 bits: of a pair's first step in the low half of its bytes
+  bool nibbles;          // 4 bits of codes in `codes`: of a pair's first step in the low half of its bytes
   uint32_t* first_pair;  // num_parts + 1
   uint32_t* row_of;      // num_parts * 16; only the first `kept_rows` are rows
   uint8_t* moves;        // two a pair: how many units the base moves before each step; a slice begins at column 0
   uint8_t* columns;      // 32 a pair: less the base
   uint8_t* codes;        // 32 a pair, or 16
+  uint32_t* fifth_bits;  // a word a pair, FifthBit of it; null where all codes have 4 bits or 8
 };
 
 // Makes layouts from the packed streams: one pass finds where rows begin; then each slice reads its 16 rows at once.
