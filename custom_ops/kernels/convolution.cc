@@ -6,8 +6,9 @@
 #include <algorithm>
 
 #include "inputs.h"
+#include "int8.h"
 #include "kernel.h"
-#include "load_pixels.h"
+#include "transpose.h"
 
 namespace keras_prune {
 namespace {
@@ -22,9 +23,10 @@ struct Conv {
   const ConvShape* shape;
   const FcCall* call;
   size_t width, num_blocks, shares, share_bytes;
-  const float* zeros;  // (channels)
-  char* memory;        // (shares, share_bytes)
-  Workers* workers;    // of the parts of one block; null where threads share the blocks
+  const float* zeros;    // (channels)
+  const int8_t* values;  // of call.x, quantized with one scale; null: each patch is
+  char* memory;          // (shares, share_bytes)
+  Workers* workers;      // of the parts of one block; null where threads share the blocks
 };
 
 size_t BlockWidth(const FcLayout* layout) {
@@ -49,16 +51,25 @@ size_t ShareBytes(const FcLayout* layout) {
   return IsInt8(layout->kernel->input) ? tile + Aligned(floats) + width * Aligned(layout->cols) : tile;
 }
 
-// Where the patch of one pixel begins; y and x may lie outside of the image.
+size_t ImageSize(const ConvShape& s) { return s.batch * s.in_h * s.in_w * s.channels; }
+
+// Bytes of x as int8, or 0. With one scale x is quantized once where its values are in several patches; with a scale for
+// each patch they have other values in each.
+size_t ValuesBytes(const FcLayout* layout, const ConvShape& shape, float x_scale) {
+  const bool overlap = ConvPixels(shape) * shape.kernel_h * shape.kernel_w > shape.batch * shape.in_h * shape.in_w;
+  return IsInt8(layout->kernel->input) && x_scale != 0.0f && overlap ? Aligned(ImageSize(shape)) : 0;
+}
+
+// Where the patch of one pixel begins: the first value of its image, and y and x that may lie outside of it.
 struct Window {
-  const float* image;
+  size_t image;
   int64_t y, x;
 };
 
 void LocateWindows(const Conv& work, size_t first, size_t count, Window* windows) {
   const ConvShape& s = *work.shape;
   size_t column = first % s.out_w, row = first / s.out_w % s.out_h;
-  const float* image = work.call->x + first / s.out_w / s.out_h * s.in_h * s.in_w * s.channels;
+  size_t image = first / s.out_w / s.out_h * s.in_h * s.in_w * s.channels;
   for (size_t i = 0; i < count; ++i) {
     windows[i] = {image, static_cast<int64_t>(row * s.stride_h) - static_cast<int64_t>(s.pad_top),
                   static_cast<int64_t>(column * s.stride_w) - static_cast<int64_t>(s.pad_left)};
@@ -70,33 +81,38 @@ void LocateWindows(const Conv& work, size_t first, size_t count, Window* windows
   }
 }
 
-// The channels of x that the weights at (ky, kx) of the kernel see.
-const float* Seen(const Conv& work, const Window& window, size_t ky, size_t kx) {
+// The channels of the images `of` (x, or its int8 values) that the weights at (ky, kx) of the kernel see.
+template <typename T>
+const T* Seen(const Conv& work, const T* of, const Window& window, size_t ky, size_t kx) {
   const ConvShape& s = *work.shape;
   const int64_t y = window.y + static_cast<int64_t>(ky * s.dilation_h);
   const int64_t x = window.x + static_cast<int64_t>(kx * s.dilation_w);
-  if (y < 0 || x < 0 || y >= static_cast<int64_t>(s.in_h) || x >= static_cast<int64_t>(s.in_w)) return work.zeros;
-  return window.image + (static_cast<size_t>(y) * s.in_w + static_cast<size_t>(x)) * s.channels;
+  if (y < 0 || x < 0 || y >= static_cast<int64_t>(s.in_h) || x >= static_cast<int64_t>(s.in_w)) {
+    return reinterpret_cast<const T*>(work.zeros);
+  }
+  return of + window.image + (static_cast<size_t>(y) * s.in_w + static_cast<size_t>(x)) * s.channels;
 }
 
 // tile[col * rows.stride + i]: value `col` of patch i; zero from `count` on.
-void FillTile(const Conv& work, const Window* windows, const RowBlock& rows, float* tile) {
+template <typename T>
+void FillTile(const Conv& work, const T* of, const Window* windows, const RowBlock& rows, float* tile) {
   const ConvShape& s = *work.shape;
-  const float* pixels[kMostTile];
-  for (size_t i = rows.count; i < rows.stride; ++i) pixels[i] = work.zeros;
+  const T* pixels[kMostTile];
+  for (size_t i = rows.count; i < rows.stride; ++i) pixels[i] = reinterpret_cast<const T*>(work.zeros);
   for (size_t ky = 0; ky < s.kernel_h; ++ky) {
     for (size_t kx = 0; kx < s.kernel_w; ++kx, tile += s.channels * rows.stride) {
-      for (size_t i = 0; i < rows.count; ++i) pixels[i] = Seen(work, windows[i], ky, kx);
-      LoadPixels(pixels, rows.stride, s.channels, tile);
+      for (size_t i = 0; i < rows.count; ++i) pixels[i] = Seen(work, of, windows[i], ky, kx);
+      Transpose(pixels, rows.stride, s.channels, rows.stride, tile);
     }
   }
 }
 
-void FillPatch(const Conv& work, const Window& window, float* patch) {
+template <typename T>
+void FillPatch(const Conv& work, const T* of, const Window& window, T* patch) {
   const ConvShape& s = *work.shape;
   for (size_t ky = 0; ky < s.kernel_h; ++ky) {
     for (size_t kx = 0; kx < s.kernel_w; ++kx, patch += s.channels) {
-      memcpy(patch, Seen(work, window, ky, kx), s.channels * sizeof(float));
+      memcpy(patch, Seen(work, of, window, ky, kx), s.channels * sizeof(T));
     }
   }
 }
@@ -108,9 +124,13 @@ void FillInt8(const Conv& work, const Window* windows, char* memory, float* scal
   auto* values = reinterpret_cast<int8_t*>(memory + Aligned(layout.cols * sizeof(float)));
   rows->x = values;
   rows->stride = Aligned(layout.cols);
-  rows->scales = scales;
   for (size_t i = 0; i < rows->count; ++i) {
-    FillPatch(work, windows[i], patch);
+    if (work.values != nullptr) {
+      FillPatch(work, work.values, windows[i], values + i * rows->stride);
+      memset(values + i * rows->stride + layout.cols, 0, rows->stride - layout.cols);
+      continue;
+    }
+    FillPatch(work, work.call->x, windows[i], patch);
     scales[i] = QuantizeFor(*layout.kernel, patch, layout.cols, work.call->x_scale, values + i * rows->stride);
     if (isnan(scales[i])) std::fill_n(rows->y + i * rows->y_stride, rows->y_stride, NAN);
   }
@@ -119,9 +139,11 @@ void FillInt8(const Conv& work, const Window* windows, char* memory, float* scal
 // The tile comes first.
 void FillInt8Tile(const Conv& work, const Window* windows, char* memory, float* scales, RowBlock* rows) {
   const size_t cols = work.layout->cols, tile_bytes = Aligned(cols * sizeof(float) * work.width);
+  auto* tile = reinterpret_cast<float*>(memory);
+  rows->stride = TileStride(*work.layout->kernel, rows->count);
+  if (work.values != nullptr) return FillTile(work, work.values, windows, *rows, tile);
   FillInt8(work, windows, memory + tile_bytes, scales, rows);
   const auto* values = static_cast<const int8_t*>(rows->x);
-  auto* tile = reinterpret_cast<float*>(memory);
   rows->x = tile;
   rows->stride = TileStride(*work.layout->kernel, rows->count);
   LoadInt8Tile(values, cols, *rows, tile);
@@ -133,12 +155,14 @@ void Fill(const Conv& work, const Window* windows, char* memory, float* scales, 
   auto* floats = reinterpret_cast<float*>(memory);
   rows->x = floats;
   rows->stride = cols;
+  rows->scales = scales;
+  if (work.values != nullptr) std::fill_n(scales, rows->count, StepOf(kSmallestBits, work.call->x_scale));
   switch (work.layout->kernel->input) {
     case Input::kTile:
       rows->stride = TileStride(*work.layout->kernel, rows->count);
-      return FillTile(work, windows, *rows, floats);
+      return FillTile(work, work.call->x, windows, *rows, floats);
     case Input::kRows:
-      for (size_t i = 0; i < rows->count; ++i) FillPatch(work, windows[i], floats + i * cols);
+      for (size_t i = 0; i < rows->count; ++i) FillPatch(work, work.call->x, windows[i], floats + i * cols);
       return;
     case Input::kInt8Rows: return FillInt8(work, windows, memory, scales, rows);
     case Input::kInt8Tile: return FillInt8Tile(work, windows, memory, scales, rows);
@@ -179,6 +203,32 @@ void RunShare(void* context, int part) {
   }
 }
 
+struct Quantizing {
+  const Conv* work;
+  int8_t* values;
+  size_t size, shares;
+  bool finite;
+};
+
+void QuantizeShare(void* context, int part) {
+  auto& image = *static_cast<Quantizing*>(context);
+  const auto share = static_cast<size_t>(part);
+  const size_t lines = image.size / kAlignment + 1;  // whole ones, as the rest of one is filled with zeros
+  const size_t first = lines * share / image.shares * kAlignment, end = lines * (share + 1) / image.shares * kAlignment;
+  if (first >= image.size || first == end) return;
+  const FcCall& call = *image.work->call;
+  const float scale = QuantizeFor(*image.work->layout->kernel, call.x + first, std::min(end, image.size) - first,
+                                  call.x_scale, image.values + first);
+  if (isnan(scale)) __atomic_store_n(&image.finite, false, __ATOMIC_RELAXED);
+}
+
+// All of x as int8, or null where a value is not finite: each patch tells then whether it has one.
+const int8_t* QuantizeImages(const Conv& work, int8_t* values) {
+  Quantizing image = {&work, values, ImageSize(*work.shape), static_cast<size_t>(NumThreads(work.call->workers)), true};
+  RunParts(work.call->workers, static_cast<int>(image.shares), QuantizeShare, &image);
+  return image.finite ? values : nullptr;
+}
+
 // The patches are x as it is.
 bool IsFullyConnected(const ConvShape& s) {
   return s.kernel_h == 1 && s.kernel_w == 1 && s.stride_h == 1 && s.stride_w == 1 && s.pad_top == 0 &&
@@ -187,9 +237,10 @@ bool IsFullyConnected(const ConvShape& s) {
 
 }  // namespace
 
-size_t ConvWorkspaceBytes(const FcLayout* layout, const ConvShape& shape, int num_threads) {
+size_t ConvWorkspaceBytes(const FcLayout* layout, const ConvShape& shape, int num_threads, float x_scale) {
   if (IsFullyConnected(shape)) return FcWorkspaceBytes(layout, ConvPixels(shape), num_threads);
-  return Aligned(shape.channels * sizeof(float)) + NumShares(layout, shape, num_threads) * ShareBytes(layout);
+  return Aligned(shape.channels * sizeof(float)) + ValuesBytes(layout, shape, x_scale) +
+         NumShares(layout, shape, num_threads) * ShareBytes(layout);
 }
 
 void ConvForward(const FcLayout* layout, const ConvShape& shape, const FcCall& call) {
@@ -198,9 +249,11 @@ void ConvForward(const FcLayout* layout, const ConvShape& shape, const FcCall& c
   const int threads = NumThreads(call.workers);
   auto* zeros = static_cast<float*>(call.workspace);
   memset(zeros, 0, shape.channels * sizeof(float));
+  char* values = static_cast<char*>(call.workspace) + Aligned(shape.channels * sizeof(float));
+  const size_t values_bytes = ValuesBytes(layout, shape, call.x_scale);
   Conv work = {layout, &shape, &call, BlockWidth(layout), NumBlocks(layout, shape), NumShares(layout, shape, threads),
-               ShareBytes(layout), zeros, static_cast<char*>(call.workspace) + Aligned(shape.channels * sizeof(float)),
-               nullptr};
+               ShareBytes(layout), zeros, nullptr, values + values_bytes, nullptr};
+  if (values_bytes != 0) work.values = QuantizeImages(work, reinterpret_cast<int8_t*>(values));
   if (work.shares == 1) work.workers = call.workers;
   RunParts(work.shares == 1 ? nullptr : call.workers, static_cast<int>(work.shares), RunShare, &work);
 }

@@ -5,7 +5,7 @@
 
 #include <algorithm>
 
-#include "load_pixels.h"
+#include "transpose.h"
 
 namespace keras_prune {
 namespace {
@@ -112,6 +112,16 @@ void RunTilesOfShare(void* context, int part) {
   RunTiles(work, share, work.num_tiles * share / work.shares, work.num_tiles * (share + 1) / work.shares);
 }
 
+template <typename T>
+void LoadRows(const T* x, size_t count, size_t stride, size_t cols, size_t width, float* tile) {
+  const T* rows[kMostTile];
+  for (size_t b = 0; b < count; ++b) rows[b] = x + b * stride;
+  Transpose(rows, count, cols, width, tile);
+  for (size_t col = 0; count < width && col < cols; ++col) {
+    for (size_t b = count; b < width; ++b) tile[col * width + b] = 0.0f;
+  }
+}
+
 size_t NumTiles(const FcLayout* layout, size_t batch) {
   const size_t width = layout->kernel->tile;
   return batch / width + (batch % width != 0);
@@ -179,29 +189,12 @@ float QuantizeFor(const FcKernel& kernel, const float* x, size_t size, float sca
   return (rows->quantize != nullptr ? rows->quantize : QuantizeRow)(x, size, Aligned(size), scale, values);
 }
 
-// A few columns of all rows at a time, which stay in the first-level cache.
 void LoadInt8Tile(const int8_t* values, size_t cols, const RowBlock& rows, float* tile) {
-  constexpr size_t kCols = 32;
-  float some[kMostTile][kCols];
-  const float* from[kMostTile];
-  for (size_t b = 0; b < rows.stride; ++b) from[b] = some[b];
-  for (size_t b = rows.count; b < rows.stride; ++b) memset(some[b], 0, sizeof some[b]);
-  for (size_t first = 0; first < cols; first += kCols) {
-    for (size_t b = 0; b < rows.count; ++b) {
-      const int8_t* row = values + b * Aligned(cols) + first;  // zeros behind the last column
-      for (size_t i = 0; i < kCols; ++i) some[b][i] = row[i];
-    }
-    Transpose(from, rows.stride, std::min(kCols, cols - first), rows.stride, tile + first * rows.stride);
-  }
+  LoadRows(values, rows.count, Aligned(cols), cols, rows.stride, tile);
 }
 
 void LoadTile(const float* x, size_t count, size_t stride, size_t cols, size_t width, float* tile) {
-  const float* rows[kMostTile];
-  for (size_t b = 0; b < count; ++b) rows[b] = x + b * stride;
-  Transpose(rows, count, cols, width, tile);
-  for (size_t col = 0; count < width && col < cols; ++col) {
-    for (size_t b = count; b < width; ++b) tile[col * width + b] = 0.0f;
-  }
+  LoadRows(x, count, stride, cols, width, tile);
 }
 
 }  // namespace keras_prune

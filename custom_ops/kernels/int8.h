@@ -26,7 +26,7 @@ namespace {  // NOLINT(google-build-namespaces): a copy for each translation uni
 
 constexpr float kMostInt8 = 127.0f;
 constexpr float kSmallestStep = 0x1p-126f;  // the smallest normal float32: its inverse is finite
-constexpr uint32_t kInfinityBits = 0x7F800000u;
+constexpr uint32_t kInfinityBits = 0x7F800000u, kSmallestBits = 1;
 
 // One step of a row whose largest |x| has these bits; `scale` is the caller's, or 0.
 inline float StepOf(uint32_t largest, float scale) {

@@ -4,8 +4,8 @@
 
 #include <algorithm>
 
-#include "load_pixels.h"
 #include "row_cursor.h"
+#include "transpose.h"
 
 namespace keras_prune {
 namespace {

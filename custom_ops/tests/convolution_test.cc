@@ -104,6 +104,7 @@ struct Call {
   bool bias;
   float low, high;
   int threads;
+  float x_scale = 0.0f;
 };
 
 // In memory of exactly the needed size, so that the address sanitizer sees every step past it.
@@ -111,8 +112,9 @@ std::vector<float> Run(const Case& c, const FcLayout* layout, const std::vector<
   const std::vector<float> bias = RandomVector(c.rows, 3);
   std::vector<float> y(ConvPixels(c.shape) * c.rows + kGuards, kGuard);
   Workers* workers = MakeWorkers(call.threads);
-  void* workspace = AllocateAligned(ConvWorkspaceBytes(layout, c.shape, NumThreads(workers)));
+  void* workspace = AllocateAligned(ConvWorkspaceBytes(layout, c.shape, NumThreads(workers), call.x_scale));
   FcCall made = {x.data(), ConvPixels(c.shape), call.bias ? bias.data() : nullptr, call.low, call.high, y.data()};
+  made.x_scale = call.x_scale;
   made.workers = workers;
   made.workspace = workspace;
   ConvForward(layout, c.shape, made);
@@ -215,45 +217,70 @@ TEST(EmptyFullAndAllZeroRows) {
 
 TEST(AnEmptyBatch) { Check(MakeCase(0, 5, 4, 3, 1, 1, true)); }
 
+bool SameBits(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+// What is quantized once, with one scale, has the values that each patch would have.
 void CheckInt8(const Case& c, const FcLayout* layout, const std::vector<float>& x, const std::vector<float>& patches) {
   const size_t pixels = ConvPixels(c.shape);
   std::vector<float> want(pixels * c.rows);
   void* workspace = AllocateAligned(FcWorkspaceBytes(layout, pixels, 1));
-  FcCall call = {patches.data(), pixels, nullptr, -kInf, kInf, want.data()};
-  call.workspace = workspace;
-  FcForward(layout, call);
-  FreeAligned(workspace);
-  for (int threads : {1, 2}) {
-    EXPECT(Run(c, layout, x, {false, -kInf, kInf, threads}) == want, "%s, %d threads", FcKernelName(layout), threads);
+  for (float x_scale : {0.0f, 0.01f, 1e-44f}) {
+    FcCall call = {patches.data(), pixels, nullptr, -kInf, kInf, want.data()};
+    call.x_scale = x_scale;
+    call.workspace = workspace;
+    FcForward(layout, call);
+    for (int threads : {1, 2, 3}) {
+      EXPECT(SameBits(Run(c, layout, x, {false, -kInf, kInf, threads, x_scale}), want), "%s, %d threads, scale %g",
+             FcKernelName(layout), threads, x_scale);
+    }
   }
+  FreeAligned(workspace);
 }
 
-// Whole numbers add up exactly: the same as on patches that stand one after the other.
+std::vector<float> PatchesOf(const Case& c, const std::vector<float>& x) {
+  const ConvShape& s = c.shape;
+  const size_t cols = s.kernel_h * s.kernel_w * s.channels;
+  std::vector<float> patches;
+  for (size_t pixel = 0; pixel < ConvPixels(s); ++pixel) {
+    const size_t ox = pixel % s.out_w, oy = pixel / s.out_w % s.out_h, image = pixel / s.out_w / s.out_h;
+    for (size_t i = 0; i < cols; ++i) {
+      const size_t y = oy * s.stride_h + i / s.channels / s.kernel_w - s.pad_top;  // wraps around below zero
+      const size_t z = ox * s.stride_w + i / s.channels % s.kernel_w - s.pad_left;
+      const bool inside = y < s.in_h && z < s.in_w;
+      patches.push_back(inside ? x[((image * s.in_h + y) * s.in_w + z) * s.channels + i % s.channels] : 0.0f);
+    }
+  }
+  return patches;
+}
+
+// Whole numbers add up exactly: the same as on patches that stand one after the other. Of values that are not finite,
+// only the patches that have them tell; a row of W without weights is told, too.
 TEST(Int8PatchesAreThoseOfFullyConnectedLayers) {
-  for (size_t stride : {1, 2}) {
-    const Case c = MakeCase(2, 6, 5, 3, stride, 1, true);
+  for (size_t stride : {1, 2, 3}) {  // 3: no value is in several patches
+    const Case c = MakeCase(2, 6, stride == 1 ? 5 : 33, stride == 3 ? 2 : 3, stride, 1, true);
     const ConvShape& s = c.shape;
-    const Layer layer = LayerOf(c);
+    Layer layer = LayerOf(c);
+    std::memset(layer.codes.data() + 4 * size_t{layer.cols}, 0, layer.cols);
     const std::vector<uint8_t> packed = Pack(layer);
     PackedView view;
     EXPECT(ParsePacked(packed.data(), packed.size(), &view) == Status::kOk, "pack");
-    const std::vector<float> x = RandomVector(s.batch * s.in_h * s.in_w * s.channels, 7);
-    std::vector<float> patches;
-    for (size_t pixel = 0; pixel < ConvPixels(s); ++pixel) {
-      const size_t ox = pixel % s.out_w, oy = pixel / s.out_w % s.out_h, image = pixel / s.out_w / s.out_h;
-      for (size_t i = 0; i < layer.cols; ++i) {
-        const size_t y = oy * s.stride_h + i / s.channels / s.kernel_w - s.pad_top;  // wraps around below zero
-        const size_t z = ox * s.stride_w + i / s.channels % s.kernel_w - s.pad_left;
-        const bool inside = y < s.in_h && z < s.in_w;
-        patches.push_back(inside ? x[((image * s.in_h + y) * s.in_w + z) * s.channels + i % s.channels] : 0.0f);
-      }
-    }
+    std::vector<float> x = RandomVector(s.batch * s.in_h * s.in_w * s.channels, 7);
+    std::fill_n(x.begin(), 2 * s.in_w * s.channels, 0.0f);
+    std::vector<float> hostile = x;
+    hostile[x.size() / 2 + 3] = -kInf;
+    hostile[x.size() / 2 + 40] = std::numeric_limits<float>::quiet_NaN();
+    const std::vector<float> patches = PatchesOf(c, x), hostile_patches = PatchesOf(c, hostile);
     for (Isa isa : kAllIsas) {
       for (size_t batch : {1, 64}) {
         FcLayout* layout = nullptr;
         if (!IsaSupported(isa)) continue;
         EXPECT(MakeFcLayout(view, {isa, Activations::kInt8, batch}, &layout) == Status::kOk, "%s", IsaName(isa));
-        if (IsInt8(layout->kernel->input)) CheckInt8(c, layout, x, patches);
+        if (IsInt8(layout->kernel->input)) {
+          CheckInt8(c, layout, x, patches);
+          CheckInt8(c, layout, hostile, hostile_patches);
+        }
         FreeFcLayout(layout);
       }
     }

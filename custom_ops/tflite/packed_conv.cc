@@ -200,7 +200,7 @@ TfLiteStatus Prepare(TfLiteContext* context, TfLiteNode* node) {
   if (status == kTfLiteOk) status = MakeLayout(context, op, CheckShapes, WantedLayout, MakeLayoutOfBytes);
   if (status != kTfLiteOk) return status;
   const int num_threads = FindWorkers(context, op, ConvPixels(op->shape));
-  status = ResizeWorkspace(context, op, ConvWorkspaceBytes(op->layout, op->shape, num_threads));
+  status = ResizeWorkspace(context, op, ConvWorkspaceBytes(op->layout, op->shape, num_threads, op->x_scale));
   return status == kTfLiteOk ? ResizeOutput(context, *op) : status;
 }
 

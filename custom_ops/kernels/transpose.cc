@@ -1,6 +1,8 @@
-#include "load_pixels.h"
+#include "transpose.h"
 
 #include <string.h>
+
+#include <algorithm>
 
 namespace keras_prune {
 namespace {
@@ -44,6 +46,16 @@ void Transpose4x4(const float* const* pixels, size_t width, size_t channel, floa
 
 constexpr size_t kLine = 16;  // floats of a cache line
 
+constexpr size_t kWidened = 32;  // channels at once: a fixed number, of which compilers make vectors
+
+void Widen(const int8_t* __restrict from, size_t count, float* __restrict to) {
+  if (count == kWidened) {
+    for (size_t i = 0; i < kWidened; ++i) to[i] = from[i];
+  } else {
+    for (size_t i = 0; i < count; ++i) to[i] = from[i];
+  }
+}
+
 // Channels [first, end) of pixel after pixel.
 void TransposeChannels(const float* const* from, size_t width, size_t first, size_t end, size_t stride, float* to) {
   size_t i = 0;
@@ -68,8 +80,20 @@ void Transpose(const float* const* from, size_t width, size_t channels, size_t s
   }
 }
 
-void LoadPixels(const float* const* pixels, size_t width, size_t channels, float* tile) {
-  Transpose(pixels, width, channels, width, tile);
+// A few pixels and channels at a time, which stay in the first-level cache as floats.
+void Transpose(const int8_t* const* from, size_t width, size_t channels, size_t stride, float* to) {
+  constexpr size_t kPixels = 32;
+  float floats[kPixels][kWidened];
+  const float* rows[kPixels];
+  for (size_t i = 0; i < kPixels; ++i) rows[i] = floats[i];
+  for (size_t i = 0; i < width; i += kPixels) {
+    const size_t pixels = std::min(kPixels, width - i);
+    for (size_t first = 0; first < channels; first += kWidened) {
+      const size_t count = std::min(kWidened, channels - first);
+      for (size_t k = 0; k < pixels; ++k) Widen(from[i + k] + first, count, floats[k]);
+      Transpose(rows, pixels, count, stride, to + first * stride + i);
+    }
+  }
 }
 
 }  // namespace keras_prune
