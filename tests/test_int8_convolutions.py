@@ -149,6 +149,33 @@ def test_evaluation_reports_both_kinds():
     assert rows[1].accuracy == np.mean(want)
 
 
+def shared_conv_net():
+    """A convolution that is called twice, on images of two sizes."""
+    keras.utils.set_random_seed(0)
+    inputs, conv = keras.Input((12, 12, 16)), layers.Conv2D(16, 3, activation="relu")
+    outputs = layers.Dense(10)(layers.GlobalAveragePooling2D()(conv(conv(inputs))))
+    return keras_prune.prune(keras.Model(inputs, outputs), 0.7)
+
+
+@pytest.mark.parametrize("make", [conv_net, shared_conv_net])
+def test_networks_with_dense_int8_convolutions(monkeypatch, make):
+    model, x = make(), images(20, 12, 12, 16)
+    plain = keras_prune.export_tflite(model)
+    monkeypatch.setattr(kernel_costs, "packed_pays", lambda works, *_: not any(work.inputs for work in works))
+    monkeypatch.setattr(kernel_costs, "speedup", lambda works, *_: 2.0)
+    monkeypatch.setattr(kernel_costs, "dense_form", lambda works, *_: "dense_int8")
+    first, *_ = run(plain, x[:1]).values()
+    for representative_data in (None, x):
+        data = keras_prune.export_tflite(model, activations="int8", representative_data=representative_data)
+        assert operators(data).count("CONV_2D") == 2
+        assert [o.activations for o in options(data)] == ["int8"]  # the fully connected layer
+        got, *_ = run(data, x[:1]).values()
+        assert 0 < np.abs(got - first).max() < 0.05 * np.abs(first).max()
+    y = keras_prune.predict_tflite(data, x).argmax(axis=1)
+    rows = keras_prune.evaluate_tflite(data, x, y).kinds
+    assert [(row.kind, row.accuracy) for row in rows if row.is_file] == [("int8, calibrated", 1)]
+
+
 def test_integer_files_stay_as_they_are():
     """Their convolutions and fully connected layers have int8 inputs: stock kernels compute, on the same weights."""
     model, x = conv_net(), images(20, 12, 12, 16)
