@@ -167,6 +167,20 @@ def test_a_damaged_bundle(made, examples, tmp_path, *, name, content, message):
     assert re.match(rf"run\.py: .*{message}", result.stderr)
 
 
+def test_a_copy_that_was_broken_off(made, examples, tmp_path):
+    """Linux's own loader ends with a bus error there."""
+    for part in PARTS:
+        (tmp_path / part).write_bytes((made / part).read_bytes())
+    library = tmp_path / PARTS[0]
+    whole = library.stat().st_size
+    for size in (1000, whole // 2, whole - 1):
+        os.truncate(library, whole)
+        os.truncate(library, size)
+        result = alone(tmp_path / "run.py", examples)
+        assert result.returncode == 1
+        assert re.match(rf"run\.py: .*: expected \d+ bytes by its head, got {size}; copy the bundle again", result.stderr)
+
+
 def test_without_a_runtime(examples, monkeypatch, capsys):
     monkeypatch.setattr(device_run, "RUNTIMES", ("no_such_runtime",))
     assert device_run.main([str(examples)]) == 1

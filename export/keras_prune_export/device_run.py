@@ -13,6 +13,7 @@ import argparse
 import importlib
 import pathlib
 import platform
+import struct
 import sys
 import time
 from typing import Any
@@ -41,10 +42,25 @@ def runtime_module() -> Any:
     )
 
 
+def check_whole(library: pathlib.Path) -> None:
+    """A copy that was broken off would end this process: Linux's loader trusts the head of a library.
+
+    By the ELF format (64 bits, little-endian) the head says where the table of sections is, which stands at the end.
+    """
+    data = library.read_bytes()
+    if data[:6] != b"\x7fELF\x02\x01" or len(data) < 64:
+        return  # the loader says what it is
+    (begin,), (size, count) = struct.unpack_from("<Q", data, 40), struct.unpack_from("<HH", data, 58)
+    wanted = begin + size * count
+    if wanted > len(data):
+        raise UsageError(f"{library}: expected {wanted} bytes by its head, got {len(data)}; copy the bundle again")
+
+
 def load(folder: pathlib.Path, num_threads: int) -> Any:
     """The interpreter of the folder's model, with the folder's delegate; its tensors are allocated."""
     runtime = runtime_module()
     try:
+        check_whole(folder / LIBRARY)
         delegate = runtime.load_delegate(str(folder / LIBRARY))
     except (OSError, ValueError) as error:
         raise UsageError(
