@@ -178,7 +178,8 @@ def test_a_copy_that_was_broken_off(made, examples, tmp_path):
         os.truncate(library, size)
         result = alone(tmp_path / "run.py", examples)
         assert result.returncode == 1
-        assert re.match(rf"run\.py: .*: expected \d+ bytes by its head, got {size}; copy the bundle again", result.stderr)
+        message = rf"run\.py: .*: expected \d+ bytes by its head, got {size}; copy the bundle again"
+        assert re.match(message, result.stderr)
 
 
 def test_without_a_runtime(examples, monkeypatch, capsys):
