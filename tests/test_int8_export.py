@@ -84,6 +84,29 @@ def test_examples_beyond_the_first_300_are_not_used(source, examples):
     assert packed(source, data) == packed(source, data[:300])
 
 
+def fixed_batch(size):
+    """A file of one layer that takes so many examples at once."""
+    model = small_model(sparse())
+    model.subgraphs, model.signatureDefs = model.subgraphs[:1], model.signatureDefs[:1]
+    for index in (0, 3):
+        model.subgraphs[0].tensors[index].shape[0] = size
+    return flatbuffer.write(model)
+
+
+@pytest.mark.parametrize(("size", "count"), [(8, 13), (8, 16), (310, 310), (310, 400)])
+def test_a_fixed_batch_takes_whole_batches_and_the_last_one_again(size, count):
+    x = np.ones((count, 40), np.float32)
+    x[min(count, max(size, 300)) - 1] = 254
+    (option,) = options(packed(fixed_batch(size), x))
+    assert option.x_scale == 2
+
+
+def test_fewer_examples_than_a_fixed_batch_are_refused():
+    message = "representative_data: expected at least 8 examples, which the model takes at once, got 7; pass 8 or more"
+    with pytest.raises(ValueError, match=message):
+        packed(fixed_batch(8), np.ones((7, 40), np.float32))
+
+
 def test_each_signature_has_its_own_scales():
     source = flatbuffer.write(small_model(sparse()))
     x = np.ones((1, 40), np.float32)
@@ -111,6 +134,11 @@ def test_each_signature_has_its_own_scales():
         (lambda x: x[:0], "representative_data: expected at least one example"),
         (lambda x: [x, x], r"got an array of shape \(2, 50, 784\)"),
         (lambda x: lambda: iter(()), "got none for "),
+        (lambda x: lambda: None, "pack_tflite: representative_data: expected a function that yields lists of inputs"),
+        (lambda x: x[0], r"got an array of shape \(784,\), not of \(examples, 784\)"),
+        (lambda x: x.astype(np.complex64), "expected real numbers for the input '.*', got an array of complex64"),
+        (lambda x: x.astype(str), "expected real numbers for the input '.*', got an array of <U"),
+        (lambda x: [None], "expected real numbers for the input"),
     ],
 )
 def test_data_that_gives_no_scale(source, examples, *, change, message):

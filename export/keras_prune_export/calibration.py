@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,9 +49,51 @@ def input_scales(data: bytes, activations: Activations) -> dict[Place, float]:
     except ValueError as error:
         problem = str(error).removeprefix("x: ")
         raise ValueError(f"{activations.function}: representative_data: {problem}") from error
-    for place, op in computing(model):
-        _check(largest.get(place), _name(model, place, op), activations.function)
-    return {place: float(np.float32(value) / LARGEST) for place, value in largest.items()}
+    names = {place: _name(model, place, op) for place, op in computing(model)}
+    return {place: step(largest.get(place), name, activations.function) for place, name in names.items()}
+
+
+def yielded(function: Callable[[], Any]) -> Iterator[Any]:
+    """What a function of the user yields.
+
+    Raises:
+        ValueError: it returned nothing to go through.
+    """
+    values = function()
+    if not isinstance(values, Iterable):
+        raise ValueError(
+            f"expected a function that yields lists of inputs, got one that returned {type(values).__name__}; use "
+            "yield in it, or return a list of such lists"
+        )
+    return iter(values)
+
+
+def batches(arrays: Sequence[np.ndarray], fixed: int | None) -> Iterator[list[np.ndarray]]:
+    """The examples in parts of at most 16, or of the size that the model has.
+
+    Args:
+        arrays: (examples, ...) for each input; the first 300 are used.
+        fixed: examples that the model takes at once; None: any number.
+
+    Yields:
+        (size, ...) for each input: all parts have one size, and the last one starts again with examples of the one
+        before where they do not come out even.
+
+    Raises:
+        ValueError: fewer examples than the model takes at once.
+    """
+    count = min(len(arrays[0]), max(MOST_EXAMPLES, fixed or 0))
+    size = fixed or min(_BATCH, count)
+    if count < size:
+        raise ValueError(
+            f"expected at least {size} examples, which the model takes at once, got {count}; pass {size} or more, or "
+            "export a model whose batch is free"
+        )
+    progress = Progress("calibrate", -(-count // size))
+    for start in range(0, count, size):
+        first = min(start, count - size)
+        yield [values[first : first + size] for values in arrays]
+        progress.step()
 
 
 class _Run:
@@ -64,23 +106,14 @@ class _Run:
     def all(self, data: Any) -> Iterator[int]:
         """The subgraph that was run, after each inference."""
         if callable(data):
-            for inputs in data():
+            for inputs in yielded(data):
                 yield self._one(inputs)
             return
-        arrays = model_inputs.arrays(self.interpreter, data)
-        count = min(len(arrays[0]), MOST_EXAMPLES)
-        size = self._batch(count)
-        progress = Progress("calibrate", count // size)
-        for start in range(0, count - size + 1, size):
-            model_inputs.feed(self.interpreter, [values[start : start + size] for values in arrays])
+        fixed = {int(detail["shape_signature"][0]) for detail in model_inputs.input_details(self.interpreter)} - {-1}
+        for part in batches(model_inputs.arrays(self.interpreter, data), max(fixed, default=None)):
+            model_inputs.feed(self.interpreter, part)
             self.interpreter.invoke()
             yield 0
-            progress.step()
-
-    def _batch(self, count: int) -> int:
-        """Examples at once: what the file says, or where it leaves that free, a divisor of their number."""
-        fixed = {int(detail["shape_signature"][0]) for detail in model_inputs.input_details(self.interpreter)} - {-1}
-        return max(fixed) if fixed else next(size for size in range(min(_BATCH, count), 0, -1) if count % size == 0)
 
     def _one(self, inputs: Any) -> int:
         is_signature = isinstance(inputs, tuple) and len(inputs) == 2 and isinstance(inputs[0], str)
@@ -97,10 +130,22 @@ class _Run:
         return self._graphs[key]
 
 
-def _check(largest: float | None, name: str, function: str) -> None:
-    """A scale must have an inverse, which float32's smallest numbers do not have."""
+def step(largest: float | None, name: str, function: str) -> float:
+    """One step of a layer's inputs: ``largest / 127``.
+
+    Args:
+        largest: their largest magnitude; None where there were none.
+        name: of the layer.
+        function: the public function, for the error.
+
+    Returns:
+        A float32 whose inverse is finite, which float32's smallest numbers' are not.
+
+    Raises:
+        ValueError: there is none.
+    """
     if largest is not None and np.isfinite(largest) and largest >= _SMALLEST:
-        return
+        return float(np.float32(largest) / LARGEST)
     got, advice = "nothing but zeros", "pass typical inputs"
     if largest is None:
         got = "none"

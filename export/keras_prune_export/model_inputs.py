@@ -25,10 +25,15 @@ def input_details(interpreter: Any) -> list[dict[str, Any]]:
 
 
 def arrays(interpreter: Any, x: Any) -> list[np.ndarray]:
+    """One array for each input of a file, as `arrays_for` has them."""
+    return arrays_for(input_details(interpreter), x)
+
+
+def arrays_for(details: Sequence[dict[str, Any]], x: Any) -> list[np.ndarray]:
     """One array for each input.
 
     Args:
-        interpreter: of the file.
+        details: of the inputs, as interpreters give them.
         x: (examples, ...) of the only input; for several a list or tuple in the order of the file, or a dict by name.
             A list or dict of one array will do for one input.
 
@@ -36,9 +41,8 @@ def arrays(interpreter: Any, x: Any) -> list[np.ndarray]:
         In the order of the file's inputs, each (examples, ...).
 
     Raises:
-        ValueError: not one for each input, other shapes, or different numbers of examples.
+        ValueError: not one for each input, no numbers, complex ones, other shapes, or different numbers of examples.
     """
-    details = input_details(interpreter)
     if isinstance(x, Mapping):
         x = _by_name(details, x)
     elif len(details) == 1 and not _is_list_of_one(x, details[0]):
@@ -49,6 +53,7 @@ def arrays(interpreter: Any, x: Any) -> list[np.ndarray]:
         raise ValueError(f"x: expected a list or dict of {len(details)} arrays, for the inputs {names}, got {got}")
     found = [np.asarray(values) for values in x]
     for detail, values in zip(details, found, strict=True):
+        _check_numbers(detail, values)
         check_shape(detail, values.shape)
     if len({len(values) for values in found}) > 1:
         raise ValueError(f"x: expected as many examples for each input, got {[len(values) for values in found]}")
@@ -68,6 +73,16 @@ def _by_name(details: Sequence[dict[str, Any]], x: Mapping[str, Any]) -> list[An
     return [x[key] for key in keys]
 
 
+def _check_numbers(details: dict[str, Any], values: np.ndarray) -> None:
+    """Refuses what NumPy would cast to an input of real numbers with a loss, or not at all."""
+    is_real = np.can_cast(details["dtype"], np.float64, "same_kind")
+    if is_real and not np.can_cast(values.dtype, np.float64, "same_kind"):
+        raise ValueError(
+            f"x: expected real numbers for the input {details['name']!r}, got an array of {values.dtype} of shape "
+            f"{values.shape}; convert it"
+        )
+
+
 def check_shape(details: dict[str, Any], shape: Sequence[int]) -> None:
     """Refuses examples that do not fit an input; a dimension that the file leaves free (-1) takes any size.
 
@@ -84,8 +99,13 @@ def check_shape(details: dict[str, Any], shape: Sequence[int]) -> None:
     )
     if not fits or 0 in shape:
         raise ValueError(
-            f"x: expected at least one example of shape {tuple(expected)}, got an array of shape {tuple(shape)}"
+            f"x: expected at least one example of shape {tuple(expected)}, got an array of shape {tuple(shape)}, not "
+            f"of {_shape_text(['examples', *expected])}"
         )
+
+
+def _shape_text(sizes: Sequence[Any]) -> str:
+    return f"({', '.join(map(str, sizes))}{',' if len(sizes) == 1 else ''})"
 
 
 def set_shapes(interpreter: Any, shapes: Sequence[Sequence[int]]) -> None:
