@@ -15,6 +15,8 @@ from tensorflow.core.protobuf import saved_model_pb2
 import keras_prune
 from keras_prune import native, ops
 from keras_prune.layers import PackedDense
+from keras_prune_export import flatbuffer
+from keras_prune_export.transformations.int8_activations import computing, options_of
 
 layers = keras.layers
 
@@ -99,6 +101,94 @@ def test_a_fresh_process_needs_the_library_only(activations, tmp_path):
         np.testing.assert_array_equal(got, ours(x))  # sums are exact
 
 
+def two_layers():
+    return saved_models.prune(saved_models.sequential((40,), layers.Dense(30, activation="relu"), layers.Dense(5)))
+
+
+def scales_of(path):
+    return sorted(node.attr["x_scale"].f for node in op_nodes(path))
+
+
+def test_one_scale_a_layer_is_that_of_the_tflite_file(tmp_path):
+    model, x = two_layers(), np.random.default_rng(0).normal(size=(60, 40)).astype(np.float32)
+    int8 = {"activations": "int8", "representative_data": x[:50]}
+    keras_prune.export_saved_model(model, tmp_path / "1", target="packed", **int8)
+    file = flatbuffer.read(keras_prune.export_tflite(model, **int8))
+    want = [options_of(file, op).x_scale for _, op in computing(file)]
+    # What the first layer gets is the data; the second one's inputs are float32 sums in another order.
+    assert want[0] == np.abs(x[:50]).max() / np.float32(127)
+    got = sorted(scales_of(tmp_path / "1"), key=lambda scale: scale != want[0])
+    assert got[0] == want[0]
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+    pairs = zip(model.layers, got, strict=True)
+    ours = keras.Sequential([PackedDense.from_dense(a, activations="int8", x_scale=scale) for a, scale in pairs])
+    np.testing.assert_array_equal(serving_session.Session(tmp_path / "1")({"x": x})["output_0"], ours(x))
+
+
+def test_data_for_several_inputs_in_every_form(tmp_path):
+    model = saved_models.prune(saved_models.KINDS["several"]())
+    rng = np.random.default_rng(0)
+    arrays = {tensor.name: rng.normal(size=(20, *tensor.shape[1:])).astype(np.float32) for tensor in model.inputs}
+    forms = [
+        arrays,
+        [*arrays.values()],
+        lambda: ([values[i : i + 5] for values in arrays.values()] for i in (0, 5, 10, 15)),
+    ]
+    found = []
+    for number, data in enumerate(forms):
+        path = tmp_path / str(number)
+        keras_prune.export_saved_model(model, path, target="packed", activations="int8", representative_data=data)
+        found.append(scales_of(path))
+    assert all(scale > 0 for scale in found[0])
+    np.testing.assert_allclose(found, [found[0]] * len(forms), rtol=1e-6)  # batches of another size: sums may differ
+
+
+@pytest.mark.parametrize(
+    ("data", "match"),
+    [
+        (np.zeros((3, 40)), "got nothing but zeros for 'dense"),
+        (np.ones((3, 7)), r"representative_data: expected at least one example of shape \(40,\)"),
+        (np.full((3, 40), np.nan), "got NaN or infinity"),
+        (lambda: None, "got one that returned NoneType"),
+        (lambda: iter(()), "got none for 'dense"),
+    ],
+)
+def test_data_that_gives_no_scale(data, match, tmp_path):
+    with pytest.raises(ValueError, match=match):
+        keras_prune.export_saved_model(
+            two_layers(), tmp_path / "1", target="packed", activations="int8", representative_data=data
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fixed_batch_needs_as_many_examples(tmp_path):
+    inputs = keras.Input((40,), batch_size=8, name="x")
+    model = saved_models.prune(keras.Model(inputs, layers.Dense(30)(inputs)))
+    x = np.ones((13, 40), np.float32)
+    x[12] = 254
+    int8 = {"target": "packed", "activations": "int8"}
+    keras_prune.export_saved_model(model, tmp_path / "1", **int8, representative_data=x)
+    assert scales_of(tmp_path / "1") == [2.0]
+    with pytest.raises(ValueError, match="expected at least 8 examples, which the model takes at once, got 7"):
+        keras_prune.export_saved_model(model, tmp_path / "2", **int8, representative_data=x[:7])
+
+
+@pytest.mark.parametrize("kind", ["mixed_precision", "nested_and_shared"])
+def test_calibrated_kinds(kind, tmp_path):
+    model = saved_models.prune(saved_models.KINDS[kind]())
+    x = np.random.default_rng(0).normal(size=(30, *model.input_shape[1:])).astype(np.float32)
+    path = keras_prune.export_saved_model(
+        model, tmp_path / "1", target="packed", activations="int8", representative_data=x
+    )
+    assert min(scales_of(path)) > 0
+    (name,) = serving_session.signature(path).inputs
+    got = np.asarray(serving_session.Session(path)({name: x})["output_0"], np.float32)
+    model.set_weights(saved_models.quantized_weights(model))
+    want = np.asarray(model(x), np.float32)
+    # Each of the layers rounds its inputs to 1/127 of the largest, the codebook likewise.
+    assert 0 < np.abs(got - want).max() < 0.05 * np.abs(want).max()
+
+
 def test_mixed_precision(tmp_path):
     model = saved_models.prune(saved_models.mixed_precision())
     keras_prune.export_saved_model(model, tmp_path / "1", target="packed")
@@ -162,7 +252,12 @@ def test_a_model_with_our_layers(tmp_path):
     ("kind", "arguments", "match"),
     [
         ("dense", {"target": "op"}, r"expected target to be one of \('stock', 'packed'\), got 'op'"),
-        ("dense", {"target": "packed", "activations": "int4"}, "expected activations to be 'float32' or 'int8'"),
+        (
+            "dense",
+            {"target": "packed", "activations": "int4"},
+            r"activations to be one of \('float32', 'int8'\), got 'int4'",
+        ),
+        ("dense", {"target": "packed", "representative_data": np.ones((2, 40))}, "only with activations='int8'"),
         ("dense", {"activations": "int8"}, "expected activations='float32' with target='stock', got 'int8'"),
         ("dense", {"target": "packed", "weights": keras_prune.Int8()}, "expected a Dense layer for target='packed'"),
         ("recurrent", {"target": "packed"}, "expected a Dense layer for target='packed'.* use target='stock'"),

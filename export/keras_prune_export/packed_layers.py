@@ -9,7 +9,8 @@ import numpy as np
 
 from keras_prune import tensor_format, value_coding
 from keras_prune.quantization import Codebook
-from keras_prune_export import copies, kernel_costs
+from keras_prune_export import copies, keras_calibration, kernel_costs
+from keras_prune_export.activations import Activations
 from keras_prune_export.schemes import Schemes
 
 
@@ -26,7 +27,7 @@ class PackedModel:
     names: list[list[str]] | None = None
 
 
-def pack(model: Any, schemes: Schemes, *, activations: str) -> PackedModel:
+def pack(model: Any, schemes: Schemes, *, activations: Activations) -> PackedModel:
     """Packs the Dense layers that are pruned, become a codebook, and are not faster dense.
 
     With "lossless" those become one that have few distinct values, as `keras_prune.quantize` makes them.
@@ -36,20 +37,21 @@ def pack(model: Any, schemes: Schemes, *, activations: str) -> PackedModel:
     Args:
         model: a built Keras 3 model, which is not changed.
         schemes: the ``weights=`` argument.
-        activations: "float32" or "int8", of the layers that are packed.
+        activations: of the layers that are packed; with representative data each gets one step of its inputs.
 
     Returns:
         The copy.
 
     Raises:
-        ValueError: there is no such layer, and no `PackedDense` either; the model is no Sequential or functional one.
+        ValueError: there is no such layer, and no `PackedDense` either; the model is no Sequential or functional one;
+            or the representative data does not fit it.
     """
     from keras_prune.layers import PackedDense  # noqa: PLC0415 (imports TensorFlow)
 
     every = copies.all_layers(model)
     packed = {id(layer): bytes_ for layer in every if (bytes_ := _packed_bytes(layer, schemes)) is not None}
     has_own = any(isinstance(layer, PackedDense) for layer in every)
-    if not packed and (activations == "int8" or not has_own):
+    if not packed and (activations.kind == "int8" or not has_own):
         raise ValueError(
             f"{schemes.function}: expected a Dense layer for target='packed' of which so much is pruned, at least "
             f"min_sparsity={schemes.min_sparsity:g}, that packed weights are faster, and whose weights are a Codebook "
@@ -59,7 +61,19 @@ def pack(model: Any, schemes: Schemes, *, activations: str) -> PackedModel:
     if not packed:
         return PackedModel(model, [])
     names = [[layer.kernel.path] for layer in every if id(layer) in packed]
-    return PackedModel(_copy(model, packed, activations=activations, name=schemes.function), names)
+    result, layers = _copy(model, packed, name=schemes.function)
+    if activations.kind == "int8":
+        _make_int8(result, layers, activations)
+    return PackedModel(result, names)
+
+
+def _make_int8(model: Any, layers: list[Any], activations: Activations) -> None:
+    """The layers of a model that computes in float32, and was not traced yet, compute with int8 activations."""
+    scales: list[float | None] = [None] * len(layers)
+    if activations.representative_data is not None:
+        scales = [*keras_calibration.input_scales(model, layers, activations)]
+    for layer, scale in zip(layers, scales, strict=True):
+        layer.activations, layer.x_scale = activations.kind, scale
 
 
 def _packed_bytes(layer: Any, schemes: Schemes) -> bytes | None:
@@ -79,15 +93,17 @@ def _packed_bytes(layer: Any, schemes: Schemes) -> bytes | None:
     return None if few is None else tensor_format.encode_codes(*few)
 
 
-def _copy(model: Any, packed: dict[int, bytes], *, activations: str, name: str) -> Any:
-    """The copy, with every value of the model."""
+def _copy(model: Any, packed: dict[int, bytes], *, name: str) -> tuple[Any, list[Any]]:
+    """The copy, with every value of the model, and its packed layers."""
     import keras  # noqa: PLC0415
 
     pairs: list[tuple[Any, Any]] = []
+    made: list[Any] = []
 
     def cloned(layer: Any) -> Any:
         if id(layer) in packed:
-            return _packed_dense(layer, packed[id(layer)], activations=activations)
+            made.append(_packed_dense(layer, packed[id(layer)]))
+            return made[-1]
         result = type(layer).from_config(layer.get_config())
         if isinstance(layer, keras.Layer):  # else an operation, such as a sum
             pairs.append((layer, result))
@@ -104,12 +120,12 @@ def _copy(model: Any, packed: dict[int, bytes], *, activations: str, name: str) 
             f"configuration, got {model.name!r}: {first}; put PackedDense.from_dense(layer) in the place of its Dense "
             "layers yourself, or use target='stock'"
         ) from error
-    return result
+    return result, made
 
 
-def _packed_dense(layer: Any, packed: bytes, *, activations: str) -> Any:
+def _packed_dense(layer: Any, packed: bytes) -> Any:
     from keras_prune.layers import PackedDense  # noqa: PLC0415
 
-    kwargs = {"activations": activations, "name": layer.name, "dtype": layer.dtype_policy}
     bias = layer.bias if layer.use_bias else None
+    kwargs = {"name": layer.name, "dtype": layer.dtype_policy}
     return PackedDense.from_packed(packed, bias=bias, activation=layer.activation, **kwargs)

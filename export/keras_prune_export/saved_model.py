@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_prune.layer_axes import output_axes
 from keras_prune_export import checks, copies, dense_saved_model, folders, packed_layers, serving_graph
+from keras_prune_export.activations import Activations
 from keras_prune_export.progress import Progress
 from keras_prune_export.schemes import Scheme, Schemes
 from keras_prune_export.serving_graph import Expanded
@@ -32,6 +33,7 @@ def export_saved_model(
     activations: str = "float32",
     target: str = "stock",
     min_sparsity: float = 0.1,
+    representative_data: Any = None,
 ) -> pathlib.Path:
     """Exports a pruned Keras model as a SavedModel that is small on disk, for TensorFlow Serving and other hosts.
 
@@ -55,6 +57,9 @@ def export_saved_model(
             that is faster at batch 1 by the costs that were measured; everything else is stored as for "stock".
         min_sparsity: a weight is pruned when at least this fraction of it is exactly zero, 0 to 1. With 0 every
             weight with two dimensions or more is quantized.
+        representative_data: for int8 activations: some hundred typical inputs, (examples, ...), for several inputs a
+            list or dict of them; or a function that yields such lists. Each layer then has one scale for good, the
+            largest value that it gets / 127, as in `export_tflite`; without it each row has its own.
 
     Returns:
         The folder's path. It has the signature "serving_default", with the model's input names.
@@ -71,13 +76,13 @@ def export_saved_model(
         >>> keras_prune.export_saved_model(model, "models/lenet/1")  # doctest: +SKIP
     """
     schemes = Schemes(weights, min_sparsity, _NAME)
-    _check_target(target, activations)
+    kind = _checked_activations(target, activations, representative_data)
     goal = folders.check_saved_model_path(path)
     checks.check_model(model, _NAME)
     checks.check_masks(model, _NAME)
     packed = packed_layers.PackedModel(model)
     if target == "packed":
-        packed = packed_layers.pack(model, schemes, activations=activations)
+        packed = packed_layers.pack(model, schemes, activations=kind)
     with tempfile.TemporaryDirectory(prefix="keras_prune_") as folder:
         dense = dense_saved_model.export(packed.model, folder)
         serving_graph.check_operators(dense.meta_graph.graph_def, model.name, target=target)
@@ -87,16 +92,16 @@ def export_saved_model(
     return goal
 
 
-def _check_target(target: str, activations: str) -> None:
+def _checked_activations(target: str, activations: str, representative_data: Any) -> Activations:
     if target not in TARGETS:
         raise ValueError(f"{_NAME}: expected target to be one of {TARGETS}, got {target!r}")
-    if activations not in ("float32", "int8"):
-        raise ValueError(f"{_NAME}: expected activations to be 'float32' or 'int8', got {activations!r}")
+    kind = Activations(activations, representative_data, _NAME)
     if activations == "int8" and target == "stock":
         raise ValueError(
             f"{_NAME}: expected activations='float32' with target='stock', got 'int8': stock operators compute in "
             "float32; use target='packed', or export_tflite"
         )
+    return kind
 
 
 def _entries(
