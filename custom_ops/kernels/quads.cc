@@ -7,6 +7,9 @@
 namespace keras_prune {
 namespace {
 
+constexpr uint64_t kSmallBytes = uint64_t{256} << 10;  // a layout that leaves room in any second-level cache
+constexpr double kMostOfEntries = 1.58;                 // with the rows' numbers and moves of the base, 1.6
+
 // A slot's byte for a column of the window, and back: the exchange of bits is its own inverse.
 uint8_t SlotOf(const QuadsShape& shape, uint32_t offset) {
   if (!shape.for_pshufb) return static_cast<uint8_t>(offset);
@@ -15,16 +18,55 @@ uint8_t SlotOf(const QuadsShape& shape, uint32_t offset) {
 
 uint32_t OffsetOf(const QuadsShape& shape, uint8_t slot) {
   if (!shape.for_pshufb) return slot;
-  return (slot & 15u) | (slot & 128u) >> 3 | (slot & 64u) >> 1 | (slot & 32u) << 1;
+  const uint32_t offset = (slot & 15u) | (slot & 128u) >> 3 | (slot & 64u) >> 1 | (slot & 32u) << 1;
+  return offset & (shape.window - 1);
+}
+
+// Where a slot's code is, or a tight shape's low two bits of it.
+struct CodePlace {
+  uint32_t byte, shift;
+};
+
+CodePlace PlaceOfCode(const QuadsShape& shape, uint32_t step, uint32_t slot) {
+  const uint32_t slots = shape.lanes * kQuad;
+  if (!shape.tight) return {2 * slots + slot, 4 * step};
+  return {2 * slots + slot % (slots / 2), 4 * step + 2 * (slot / (slots / 2))};
+}
+
+void SetCode(const QuadsShape& shape, uint32_t step, uint32_t slot, uint32_t code, uint8_t* pair) {
+  const CodePlace at = PlaceOfCode(shape, step, slot);
+  uint8_t& column = pair[step * shape.lanes * kQuad + slot];
+  if (shape.tight) column = static_cast<uint8_t>(column | code >> 2 << 4), code &= 3;
+  pair[at.byte] = static_cast<uint8_t>(pair[at.byte] | code << at.shift);
 }
 
 int8_t WeightOf(const QuadsLayout& w, const uint8_t* pair, uint32_t step, uint32_t slot) {
   const uint32_t slots = w.shape.lanes * kQuad;
   if (!w.shape.coded) return static_cast<int8_t>(pair[(2 + step) * slots + slot]);
-  return w.table[pair[2 * slots + slot] >> (4 * step) & 15];
+  const CodePlace at = PlaceOfCode(w.shape, step, slot);
+  const uint32_t code = uint32_t{pair[at.byte]} >> at.shift;
+  if (!w.shape.tight) return w.table[code & 15];
+  return w.table[(code & 3) | (pair[step * slots + slot] >> 2 & 12)];
+}
+
+// Of packed entries with the widths that need the fewest bytes, if weights are kept at random: a gap of g bits takes a
+// filler for each 2^g columns without a weight.
+double EntryBytes(const PackedView& packed) {
+  const double dropped = 1.0 - packed.num_kept / (static_cast<double>(packed.rows) * packed.cols);
+  uint32_t code_bits = 2;
+  while ((1u << code_bits) < packed.codebook_size) ++code_bits;
+  double beyond = dropped, fewest = 1e300;  // the share of gaps of 2^g columns and more
+  for (uint32_t gap_bits = 0; gap_bits <= 8; ++gap_bits, beyond *= beyond) {
+    fewest = std::min(fewest, (gap_bits + code_bits) / (1.0 - beyond));
+  }
+  return packed.num_kept * fewest / 8.0;
 }
 
 }  // namespace
+
+bool IsLean(const PackedView& packed, uint64_t num_bytes) {
+  return num_bytes <= kSmallBytes || static_cast<double>(num_bytes) <= kMostOfEntries * EntryBytes(packed);
+}
 
 QuadsBuilder::QuadsBuilder(const PackedView& packed) : packed_(packed) {}
 
@@ -125,7 +167,7 @@ void QuadsBuilder::FillSlices(const Int8Codebook& codebook, QuadsLayout* layout)
       const uint32_t half = step % 2, code = BitsAt(packed_.codes, entry, packed_.code_bits);
       pair[half * slots + slot] = SlotOf(shape, offset);
       if (shape.coded) {
-        pair[2 * slots + slot] = static_cast<uint8_t>(pair[2 * slots + slot] | code << (4 * half));
+        SetCode(shape, half, slot, code, pair);
       } else {
         pair[(2 + half) * slots + slot] = static_cast<uint8_t>(codebook.values[code]);
       }

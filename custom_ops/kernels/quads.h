@@ -25,10 +25,13 @@ struct QuadsShape {
   uint32_t window;   // a power of two from 16 to 128
   bool coded;        // weights as codes of 4 bits; else as int8
   bool for_pshufb;   // bits 4, 5, 6 of a slot's column are in bits 7, 6, 5, where pshufb and pblendvb want them
+  bool tight;        // coded, for pshufb and a window of at most 64, which leaves bits 4 and 5 free: bits 2 and 3 of a code
 };
 
 // Steps come in pairs, the last of a slice filled up: with n = 4 * lanes the n columns of the first, those of the second,
-// then n weights of the first and of the second, or n codes: of the first step in the low half of each byte.
+// then n weights of the first and of the second, or n codes: of the first step in the low half of each byte. Of tight
+// shapes only bits 0 and 1 of each code stand there, four in a byte: those of slots i, i + n / 2 of the first step, then of
+// the second.
 struct QuadsLayout : FcLayout {
   QuadsShape shape;
   alignas(16) int8_t table[16];  // weights by code, where they are coded
@@ -78,6 +81,9 @@ class QuadsBuilder {
 // fillers would take too many bytes, or a row's sums could pass 32 bits.
 Status MakeQuads(const PackedView& packed, QuadsShape shape, const FcKernel* kernel, FcLayout** out);
 
+// Whether a layout of so many bytes is small, or at most 1.6 times the packed entries, a gap and a code each.
+bool IsLean(const PackedView& packed, uint64_t num_bytes);
+
 // A slice is a part; its work is its pairs of steps.
 uint32_t QuadsSplit(const FcLayout* layout, uint32_t share, uint32_t shares);
 
@@ -87,7 +93,10 @@ void QuadsBackward(const FcLayout* layout, const float* dy, size_t batch, float*
 namespace {  // NOLINT(google-build-namespaces): a copy for each translation unit, see sparse_format.h
 
 // Bytes of a pair of steps.
-constexpr uint32_t PairBytes(const QuadsShape& shape) { return shape.lanes * kQuad * (shape.coded ? 3 : 4); }
+constexpr uint32_t PairBytes(const QuadsShape& shape) {
+  const uint32_t slots = shape.lanes * kQuad;
+  return 2 * slots + (shape.tight ? slots / 2 : shape.coded ? slots : 2 * slots);
+}
 
 // What a layout may take: twice the scalar kernel's, for with few rows most slots are fillers; 512 bytes a lane more do
 // not matter.

@@ -92,7 +92,7 @@ void Forward(const FcLayout* layout, const RowBlock& rows, uint32_t first, uint3
 }
 
 Status Make(const PackedView& packed, const FcKernel* kernel, FcLayout** out) {
-  return MakeQuads(packed, {kLanes, 0, true, false}, kernel, out);
+  return MakeQuads(packed, {kLanes, 0, true, false, false}, kernel, out);
 }
 
 float Quantize(const float* x, size_t size, size_t stride, float scale, int8_t* values) {

@@ -83,7 +83,7 @@ void Forward(const FcLayout* layout, const RowBlock& rows, uint32_t first, uint3
 }
 
 inline Status Make(const PackedView& packed, const FcKernel* kernel, FcLayout** out) {
-  return MakeQuads(packed, {8, 64, true, false}, kernel, out);
+  return MakeQuads(packed, {8, 64, true, false, false}, kernel, out);
 }
 
 }  // namespace
