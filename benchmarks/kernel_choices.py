@@ -2,17 +2,20 @@ r"""How often the exporter's choice between packed and dense kernels is the fast
 
     python benchmarks/kernel_choices.py --json out/bench/kernel_choices.json
 
-The forms of each layer take turns in the real interpreter, one thread, on one core. A choice is good when it needs at
-most 10 % more time than the best form that the exporter has for this kind of activations.
+With ``--values 256`` the layers have the codebooks of 8 bits that the exporter gives convolutions by default. The forms of
+each layer take turns in the real interpreter, one thread, on one core. A choice is good when it needs at most 10 % more
+time than the best form that the exporter has for this kind of activations.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
+import layer_files
 import performance_tables
 import single_layer
 import timing
@@ -23,6 +26,7 @@ from keras_prune_export import kernel_costs
 
 _JSON = flags.DEFINE_string("json", "out/bench/kernel_choices.json", "Where the figures go.")
 _ROUNDS = flags.DEFINE_integer("rounds", 10, "Rounds in which the forms take turns.", lower_bound=3)
+_VALUES = flags.DEFINE_integer("values", layer_files.CODEBOOK_SIZE, "Of a codebook.", lower_bound=2, upper_bound=256)
 _DENSITIES = (0.03, 0.08, 0.15, 0.3, 0.45, 0.6)
 
 
@@ -35,6 +39,8 @@ def layers() -> Iterator[Layer]:
             yield Layer(rows, channels, density, size=size)
         for size, channels, rows in ((28, 64, 64), (14, 96, 160), (9, 256, 256)):
             yield Layer(rows, channels, density, size=size, kernel=3)
+        for size, channels, rows, kernel in ((28, 256, 192, 1), (28, 48, 96, 3)):
+            yield Layer(rows, channels, density, size=size, kernel=kernel, stride=2)
 
 
 def judge(layer: Layer) -> dict[str, dict[str, Any]]:
@@ -56,7 +62,7 @@ def main(argv: list[str]) -> None:
     del argv
     timing.pin()
     rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kernel_costs.FORMS}
-    for layer in layers():
+    for layer in (dataclasses.replace(layer, values=_VALUES.value) for layer in layers()):
         for kind, row in judge(layer).items():
             rows[kind].append(row)
             packed, *others = kernel_costs.alternatives([layer.work], kind)
@@ -65,7 +71,13 @@ def main(argv: list[str]) -> None:
             ratios = ", ".join(f"{row[dense] / row[packed]:5.2f}x as {dense}" for dense in others)
             print(f"{layer.name:36} {packed:11} as fast {ratios}: {row['choice']:11} {verdict}", flush=True)
     quick = _ROUNDS.value < _ROUNDS.default
-    result: dict[str, Any] = {"machine": timing.machine(), "quick": quick, "layers": rows, "good": {}}
+    result: dict[str, Any] = {
+        "machine": timing.machine(),
+        "quick": quick,
+        "values": _VALUES.value,
+        "layers": rows,
+        "good": {},
+    }
     for kind, judged in rows.items():
         result["good"][kind] = sum(row["times_the_best"] <= performance_tables.GOOD for row in judged) / len(judged)
         print(f"{kind}: {result['good'][kind]:.1%} of {len(judged)} choices are within 10 % of the best")

@@ -27,7 +27,7 @@ class Layer:
 
     Attributes:
         codes: (rows, cols) = (outputs, inputs) uint8, 0 pruned.
-        codebook: (16,) float32, the first one zero.
+        codebook: (up to 256,) float32, the first one zero.
         bias: (rows,) float32.
         activation: 0 none, 1 ReLU, as in TFLite's schema.
     """
@@ -47,7 +47,9 @@ class Layer:
         return self.codebook.take(self.codes)
 
 
-def random_layer(shape: tuple[int, int], density: float, *, seed: int = 0, activation: int = 0) -> Layer:
+def random_layer(
+    shape: tuple[int, int], density: float, *, seed: int = 0, activation: int = 0, values: int = CODEBOOK_SIZE
+) -> Layer:
     """A layer whose weights are kept at random.
 
     Args:
@@ -55,15 +57,16 @@ def random_layer(shape: tuple[int, int], density: float, *, seed: int = 0, activ
         density: share of the weights that is kept.
         seed: of positions, values and bias.
         activation: as in `Layer`.
+        values: of the codebook, zero included: 2 to 256.
     """
     rng = np.random.default_rng(seed)
     codes = np.zeros(shape[0] * shape[1], np.uint8)
     for start in range(0, codes.size, _ROWS_AT_ONCE):
         part = codes[start : start + _ROWS_AT_ONCE]
         kept = np.flatnonzero(rng.random(part.size, np.float32) < density)
-        part[kept] = rng.integers(1, CODEBOOK_SIZE, kept.size, np.uint8)
-    values = rng.normal(size=CODEBOOK_SIZE - 1) / np.sqrt(max(1.0, density * shape[1]))
-    codebook = np.concatenate([[0], values]).astype(np.float32)
+        part[kept] = rng.integers(1, values, kept.size, np.uint8)
+    shared = rng.normal(size=values - 1) / np.sqrt(max(1.0, density * shape[1]))
+    codebook = np.concatenate([[0], shared]).astype(np.float32)
     return Layer(codes.reshape(shape), codebook, rng.normal(size=shape[0]).astype(np.float32), activation)
 
 

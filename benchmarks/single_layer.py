@@ -34,6 +34,7 @@ class Layer:
         kernel: height and width of the kernel.
         stride: of a convolution; its padding is "same".
         batch: rows of a fully connected layer, or images.
+        values: of the codebook, zero included.
     """
 
     rows: int
@@ -43,6 +44,7 @@ class Layer:
     kernel: int = 1
     stride: int = 1
     batch: int = 1
+    values: int = layer_files.CODEBOOK_SIZE
 
     @property
     def cols(self) -> int:
@@ -69,7 +71,7 @@ class Layer:
 
 def files(layer: Layer) -> dict[str, bytes]:
     """The layer in each form that `kernel_costs.FORMS` names."""
-    made = layer_files.random_layer((layer.rows, layer.cols), layer.density)
+    made = layer_files.random_layer((layer.rows, layer.cols), layer.density, values=layer.values)
     if layer.size:
         return _convolutions(layer, made)
     packed = [layer_files.packed_bytes(made)]

@@ -157,6 +157,10 @@ def test_the_table_has_every_coefficient(isa):
 
 def test_instruction_sets_are_the_delegates():
     source = (pathlib.Path(__file__).parents[1] / "custom_ops" / "kernels" / "dispatch.cc").read_text()
+    # Other kernels from another batch on need other costs: benchmarks/kernel_costs.py.
+    of_float, of_int8 = (int(re.search(rf"kFewestOf{name} = (\d+);", source)[1]) for name in ("Tile", "Int8Tile"))
+    costs = kernel_costs.table()["avx2"]
+    assert (costs["tile_from"], costs["int8_tile_from"]) == (of_float, of_int8)
     assert tuple(re.findall(r'^    {Isa::k\w+, "(\w+)"', source, re.MULTILINE)) == kernel_costs.ISAS
 
 
