@@ -2,9 +2,9 @@ r"""How often the exporter's choice between packed and dense kernels is the fast
 
     python benchmarks/kernel_choices.py --json out/bench/kernel_choices.json
 
-With ``--values 256`` the layers have the codebooks of 8 bits that the exporter gives convolutions by default. The forms of
-each layer take turns in the real interpreter, one thread, on one core. A choice is good when it needs at most 10 % more
-time than the best form that the exporter has for this kind of activations.
+With ``--values 256`` the layers have the codebooks of 8 bits that the exporter gives convolutions by default. The forms
+of each layer take turns in the real interpreter, one thread, on one core. A choice is good when it needs at most 10 %
+more time than the best form that the exporter has for this kind of activations.
 """
 
 from __future__ import annotations

@@ -47,6 +47,8 @@ def layers() -> Iterator[Layer]:
             yield Layer(rows, cols, density, batch=2)
         for rows, cols in ((1500, 150), (64, 3000), (3000, 600), (600, 600)):
             yield Layer(rows, cols, density)
+        for rows, cols in ((100, 300), (300, 784), (600, 600), (1024, 4096)):
+            yield Layer(rows, cols, density, values=256)
         for rows, cols in ((100, 300), (300, 784), (1024, 1024)):
             for batch in (4, 8, 16, 64):
                 yield Layer(rows, cols, density, batch=batch)

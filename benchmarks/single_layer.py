@@ -60,13 +60,15 @@ class Layer:
     def work(self) -> Work:
         """As the exporter sees it."""
         kept = round(self.rows * self.cols * self.density)
-        return Work(self.rows, self.cols, kept, self.pixels, self.batch * self.size**2 * self.channels)
+        inputs = self.batch * self.size**2 * self.channels
+        return Work(self.rows, self.cols, kept, self.pixels, inputs, self.values)
 
     @property
     def name(self) -> str:
         """For tables."""
         image = f"{self.size}x{self.size} k{self.kernel} s{self.stride} " if self.size else ""
-        return f"{image}{self.rows}x{self.channels} {100 * self.density:g} % batch {self.batch}"
+        values = f" {self.values} values" if self.values != layer_files.CODEBOOK_SIZE else ""
+        return f"{image}{self.rows}x{self.channels} {100 * self.density:g} % batch {self.batch}{values}"
 
 
 def files(layer: Layer) -> dict[str, bytes]:

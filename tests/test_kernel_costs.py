@@ -35,6 +35,7 @@ COSTS = {
     "few_kept": 1,
     "few_beyond": 2,
     "few_row": 10,
+    **{"few_long_kept": 1.5, "few_long_beyond": 3, "few_long_row": 11},
     "tile_kept": 0.5,
     "tile_entry": 5,
     "tile_col": 1,
@@ -58,6 +59,10 @@ BEYOND, BEYOND_INT8 = 2**18, 2**20
     [
         # 100 kept weights and 20 rows; 32 rows (whole blocks of 16) of 30 columns, read once
         (Work(20, 30, 100), 100 + 200, 960 * 0.375),
+        # codes of more than 32 values are longer
+        (Work(20, 30, 100, codebook=32), 100 + 200, 960 * 0.375),
+        (Work(20, 30, 100, codebook=33), 150 + 220, 960 * 0.375),
+        (Work(16, 30, 100, 9, codebook=256), 16 * (50 + 30 + 48) + 500, 480 * 2 * 0.5),
         # 9 pixels are 16 of packed tiles, one of 32, and 2 blocks of 6 of the dense kernel
         (Work(16, 30, 100, 9), 16 * (50 + 30 + 48) + 500, 480 * 2 * 0.5),
         (Work(16, 30, 100, 33), 40 * (50 + 30 + 48) + 2 * 500, 480 * 6 * 0.5),
@@ -231,6 +236,12 @@ def test_a_folder_of_costs(tmp_path):
         keras_prune.device_costs(tmp_path),
     ):
         pass
+
+
+def test_large_codebooks_have_their_own_costs(monkeypatch):
+    monkeypatch.setattr(kernel_costs, "table", lambda: {"one": COSTS | {"few_long_kept": 100}})
+    for bits, form in ((4, "compute"), (5, "compute"), (6, "expand")):
+        assert packing.pack(fully_connected(), Schemes(Codebook(bits)))[1][0].form == form
 
 
 def test_no_file_of_costs(tmp_path):

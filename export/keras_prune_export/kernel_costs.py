@@ -3,7 +3,8 @@
 A layer multiplies patches, (pixels, cols), with weights, (rows, cols). Its time is a sum of terms, each a count times a
 measured number of nanoseconds::
 
-    packed, a few pixels:   kept * pixels, kept weights beyond the caches * pixels, rows * pixels
+    packed, a few pixels:   kept * pixels, kept weights beyond the caches * pixels, rows * pixels; codebooks of up to 32
+                            values and larger ones by themselves
     packed, tiles:          kept * pixels, kept * tiles, cols * pixels (their transposition), rows * pixels
     dense, one pixel:       rows * cols, weights beyond the caches
     dense:                  rows * cols for each block of pixels, weights beyond the caches
@@ -42,6 +43,7 @@ _PIXELS = ("tile", "tile_from", "int8_tile_from")  # numbers of an entry that ar
 # Weights beyond the caches have a term of their own: from 2**18 on, a layout (2 to 3 bytes a weight) or a quarter of it
 # dense leaves no room for anything else in the second-level cache of today's CPUs, 1/2 to 2 MB.
 _CACHED_WEIGHTS, _CACHED_INT8 = 2**18, 2**20
+_SHORT_CODES = 32  # values: codes of more take a byte in the layout for a few pixels (custom_ops/kernels/sell16.h)
 _TILE_WIDTH = 32  # pixels for which the packed kernels read an entry once (custom_ops/kernels/tile.h)
 _DENSE_ROWS, _DENSE_PIXELS = 16, 6  # of XNNPACK's blocks of results with AVX2; those of others are alike
 _INT8_PIXELS = 4  # of the runtime's int8 kernel: 2 and 3 batch rows take as long as 4 (AVX2)
@@ -62,6 +64,7 @@ class Work:
         kept: weights that are not zero.
         pixels: patches: batch rows, or pixels of the output.
         inputs: values of a convolution's images; 0: a fully connected layer.
+        codebook: values that the weights share, zero included.
     """
 
     rows: int
@@ -69,6 +72,7 @@ class Work:
     kept: int
     pixels: int = 1
     inputs: int = 0
+    codebook: int = 16
 
 
 def terms(work: Work, form: str, costs: Mapping[str, Any]) -> dict[str, float]:
@@ -95,7 +99,9 @@ def terms(work: Work, form: str, costs: Mapping[str, Any]) -> dict[str, float]:
         return {name: rows * work.cols * blocks, f"{name}_beyond": beyond}
     if work.pixels < costs["tile_from"]:
         beyond = max(0, work.kept - _CACHED_WEIGHTS) * work.pixels
-        return {"few_kept": work.kept * work.pixels, "few_beyond": beyond, "few_row": work.rows * work.pixels}
+        name = "few" if work.codebook <= _SHORT_CODES else "few_long"
+        counts = {"kept": work.kept * work.pixels, "beyond": beyond, "row": work.rows * work.pixels}
+        return {f"{name}_{key}": count for key, count in counts.items()}
     pixels = _whole(work.pixels, int(costs["tile"]))
     counts = {"kept": work.kept * pixels, "entry": _entries(work), "col": work.cols * pixels, "row": work.rows * pixels}
     return {f"tile_{key}": count for key, count in counts.items()}
@@ -192,7 +198,7 @@ def _of_package() -> dict[str, dict[str, Any]]:
 def coefficients() -> frozenset[str]:
     """The names of all coefficients of an instruction set."""
     pixels = dict.fromkeys(_PIXELS, 4)
-    works = [Work(1, 1, 1, 1), Work(1, 1, 1, 2), Work(1, 1, 1, 4), Work(1, 1, 1, 4, 9)]
+    works = [Work(1, 1, 1, 1), Work(1, 1, 1, 2), Work(1, 1, 1, 4), Work(1, 1, 1, 4, 9), Work(1, 1, 1, codebook=256)]
     forms = [form for pair in FORMS.values() for form in pair]
     return frozenset(name for work in works for form in forms for name in terms(work, form, pixels))
 

@@ -229,7 +229,7 @@ def _placed(model: Any, constant: Constant, view: View, *, values: np.ndarray, p
         return choice
     choice.can_compute = True
     kept = int(np.count_nonzero(values))
-    times = speedup_of_dense(model, view, kept)
+    times = speedup_of_dense(model, view, kept, codebook=tensor_format.read_header(packed).codebook_size)
     if times <= 1:
         return _computing(model, choice)
     choice.reason = f"expanded at load: {_faster(kept, values, times)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -39,16 +40,17 @@ def pack_computing(model: Any, view: View, packed: bytes) -> None:
     pack(model, view, packed)
 
 
-def speedup_of_dense(model: Any, view: View, kept: int, *, activations: str = "float32") -> float:
+def speedup_of_dense(model: Any, view: View, kept: int, *, codebook: int = 16, activations: str = "float32") -> float:
     """How many times as fast as packed ones dense kernels are; 1 where packed ones are as good.
 
     Args:
         model: ``ModelT`` object.
         view: weights whose operators can compute on packed ones.
         kept: of the weights.
+        codebook: values that they share, zero included.
         activations: "float32" or "int8", of both.
     """
-    works = [work_of(model, reader, kept) for reader in view.readers]
+    works = [dataclasses.replace(work_of(model, reader, kept), codebook=codebook) for reader in view.readers]
     return 1.0 if kernel_costs.packed_pays(works, activations) else kernel_costs.speedup(works, activations)
 
 
