@@ -17,7 +17,7 @@ uint8_t SlotOf(const QuadsShape& shape, uint32_t offset) {
 }
 
 uint32_t OffsetOf(const QuadsShape& shape, uint8_t slot) {
-  if (!shape.for_pshufb) return slot;
+  if (!shape.for_pshufb) return slot & (shape.window - 1);
   const uint32_t offset = (slot & 15u) | (slot & 128u) >> 3 | (slot & 64u) >> 1 | (slot & 32u) << 1;
   return offset & (shape.window - 1);
 }
@@ -33,10 +33,12 @@ CodePlace PlaceOfCode(const QuadsShape& shape, uint32_t step, uint32_t slot) {
   return {2 * slots + slot % (slots / 2), 4 * step + 2 * (slot / (slots / 2))};
 }
 
+uint32_t TightShift(const QuadsShape& shape) { return shape.for_pshufb ? 4 : 6; }
+
 void SetCode(const QuadsShape& shape, uint32_t step, uint32_t slot, uint32_t code, uint8_t* pair) {
   const CodePlace at = PlaceOfCode(shape, step, slot);
   uint8_t& column = pair[step * shape.lanes * kQuad + slot];
-  if (shape.tight) column = static_cast<uint8_t>(column | code >> 2 << 4), code &= 3;
+  if (shape.tight) column = static_cast<uint8_t>(column | code >> 2 << TightShift(shape)), code &= 3;
   pair[at.byte] = static_cast<uint8_t>(pair[at.byte] | code << at.shift);
 }
 
@@ -46,7 +48,7 @@ int8_t WeightOf(const QuadsLayout& w, const uint8_t* pair, uint32_t step, uint32
   const CodePlace at = PlaceOfCode(w.shape, step, slot);
   const uint32_t code = uint32_t{pair[at.byte]} >> at.shift;
   if (!w.shape.tight) return w.table[code & 15];
-  return w.table[(code & 3) | (pair[step * slots + slot] >> 2 & 12)];
+  return w.table[(code & 3) | (pair[step * slots + slot] >> TightShift(w.shape) & 3) << 2];
 }
 
 // Of packed entries with the widths that need the fewest bytes, if weights are kept at random: a gap of g bits takes a
@@ -204,8 +206,12 @@ Status MakeQuads(const PackedView& packed, QuadsShape shape, const FcKernel* ker
   if (status != Status::kOk) return status;
   if (shape.window == 0) shape.window = builder.LargestWindow();
   shape.coded = builder.CanBeCoded();
+  const bool may_be_tight = shape.tight && shape.coded && shape.window <= 64;
+  shape.tight = false;
+  const uint64_t pairs = builder.CountPairs(shape, kSampledSlices);
+  shape.tight = may_be_tight && !IsLean(packed, pairs * PairBytes(shape));
   const bool is_vector = packed.num_kept != 0 && builder.LongestRow() <= kMostInt8Weights &&
-                         QuadsFit(shape, builder.CountPairs(shape, kSampledSlices), packed.num_kept);
+                         QuadsFit(shape, pairs, packed.num_kept);
   return is_vector ? builder.Build(shape, kernel, out) : kFcS8Scalar.make(packed, &kFcS8Scalar, out);
 }
 

@@ -25,7 +25,8 @@ struct QuadsShape {
   uint32_t window;   // a power of two from 16 to 128
   bool coded;        // weights as codes of 4 bits; else as int8
   bool for_pshufb;   // bits 4, 5, 6 of a slot's column are in bits 7, 6, 5, where pshufb and pblendvb want them
-  bool tight;        // coded, for pshufb and a window of at most 64, which leaves bits 4 and 5 free: bits 2 and 3 of a code
+  bool tight;        // coded, with a window of at most 64: bits 2 and 3 of a code stand in a column's byte, in bits 4 and 5
+                     // for pshufb, which does not look there, else in bits 6 and 7
 };
 
 // Steps come in pairs, the last of a slice filled up: with n = 4 * lanes the n columns of the first, those of the second,
@@ -77,8 +78,8 @@ class QuadsBuilder {
   uint32_t num_rows_ = 0;
 };
 
-// The layout of this shape, coded where it can be and with the largest window where that is 0; the scalar kernel's where
-// fillers would take too many bytes, or a row's sums could pass 32 bits.
+// The layout of this shape, coded where it can be, tight where it may be and would not be lean otherwise, with the largest
+// window where that is 0; the scalar kernel's where fillers would take too many bytes, or a row's sums could pass 32 bits.
 Status MakeQuads(const PackedView& packed, QuadsShape shape, const FcKernel* kernel, FcLayout** out);
 
 // Whether a layout of so many bytes is small, or at most 1.6 times the packed entries, a gap and a code each.
