@@ -1,5 +1,6 @@
 // What the NEON kernels on int8 activations share: 8 rows a slice, two registers of four; one `tbl` finds x in windows of
-// 64 columns. Large layouts are tight: ten instructions a step more for five sixths of the bytes (not timed). `Sums` is what the instruction sets differ in: how products become the sums of rows.
+// 64 columns. Large layouts are tight: ten instructions a step more for five sixths of the bytes (not timed).
+// `Sums` is what the instruction sets differ in: how products become the sums of rows.
 #ifndef KERAS_PRUNE_KERNELS_S8_FC_QUADS_NEON_H_
 #define KERAS_PRUNE_KERNELS_S8_FC_QUADS_NEON_H_
 
