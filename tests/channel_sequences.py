@@ -225,7 +225,7 @@ def einsum_heads() -> Any:
     )
 
 
-@case()
+@case(units=5 + 6)
 def convolution_with_memory() -> Any:
     return keras.Sequential(
         [
@@ -236,3 +236,14 @@ def convolution_with_memory() -> Any:
             layers.Dense(5),
         ]
     )
+
+
+@case(units=4 + 5 + 3)
+def convolutions_with_memory() -> Any:
+    """One after another, in one and two dimensions; the last gives its states too."""
+    clip = keras.Input((4, 7, 8, 2))
+    x = layers.ConvLSTM2D(4, 3, return_sequences=True, strides=2)(clip)
+    x = layers.ConvLSTM2D(5, 2, return_sequences=True, use_bias=False, activation="relu")(x)
+    x = layers.Reshape((4, -1, 5))(x)
+    x, h, c = layers.ConvLSTM1D(3, 2, return_state=True)(x)
+    return keras.Model(clip, layers.Dense(5)(layers.GlobalAveragePooling1D()(layers.Concatenate()([x, h + c]))))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_prune.graph import dependencies
 
@@ -187,6 +190,53 @@ def test_layers_of_a_users_own_are_named():
     assert found.refused == {"mine": "no rule knows what a Mine computes"}
     assert "'mine' (Mine) is a layer that no rule knows" in found.groups[0].protected
     assert "mine" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (
+            lambda: layers.Dense(4, activation=tf.nn.relu, name="a"),
+            r"'a' has the activation 'relu' of tensorflow\..*, of which only its author knows whether it compares "
+            "channels; Keras's own is activation='relu'",
+        ),
+        (
+            lambda: layers.Dense(4, activation=mine, name="a"),
+            "'a' has the activation 'mine' of .*test_dependencies, of which only its author knows whether it compares "
+            "channels$",
+        ),
+        (
+            lambda: layers.Dense(4, activation="softmax", name="a"),
+            "'a' has the activation 'softmax', which may compare channels$",
+        ),
+        (
+            lambda: layers.Activation(tf.nn.relu, name="b"),
+            r"'b' is the activation 'relu' of tensorflow\..* Keras's own is activation='relu'",
+        ),
+        (layers.LeakyReLU, None),
+    ],
+)
+def test_activations_of_others_are_told_from_those_that_compare(layer, reason):
+    found = groups(functional(lambda x: layers.Dense(2)(layer()(layers.Dense(4)(x))), (3,)))
+    reasons = [why for _, why in found.values() if why not in (None, OUT)]
+    if reason is None:
+        assert reasons == []
+    else:
+        assert len(reasons) == 1
+        assert re.match(reason, reasons[0]), reasons[0]
+
+
+def mine(x):
+    return x * x
+
+
+def test_channels_that_move_along_their_own_axis_stay():
+    image = keras.Input((8, 8, 3))
+    x = keras.ops.flip(layers.Conv2D(4, 1, name="a")(image), axis=-1)
+    x = layers.Conv2D(5, 1, name="b")(x)
+    found = groups(keras.Model(image, layers.Conv2D(2, 1)(keras.ops.tile(x, (2, 1, 1, 1)))))
+    assert found["a"][1] == "'flip' (Flip) moves places along their axis or the batch's"
+    assert found["b"][1] == "'tile' (Tile) moves places along their axis or the batch's"
 
 
 def test_a_subclass_with_a_call_of_its_own_is_not_taken_for_its_base():

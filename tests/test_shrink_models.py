@@ -6,6 +6,7 @@ import functools
 
 import channel_convolutions  # type: ignore[import-not-found]
 import channel_joins  # type: ignore[import-not-found]
+import channel_places  # type: ignore[import-not-found]
 import channel_sequences  # type: ignore[import-not-found]
 import keras
 import numpy as np
@@ -14,16 +15,19 @@ import shrink_checks as checks  # type: ignore[import-not-found]
 
 from keras_prune.graph import dependencies
 
-CASES = {**channel_convolutions.CASES, **channel_joins.CASES, **channel_sequences.CASES}
+MODULES = (channel_convolutions, channel_joins, channel_places, channel_sequences)
+CASES = {name: case for module in MODULES for name, case in module.CASES.items()}
 FRACTIONS = [pytest.param(0.3, marks=pytest.mark.slow), 0.6]
 # Tracing and converting take seconds: ways of depending that no other of these has.
 QUICK = {"plain", "depthwise_multiplier", "grouped", "decoder", "shuffle", "padded_shortcut", "gru", "transformer"}
 QUICK_FILES = {"plain", "decoder"}  # converting takes the longest
 # Loops of recurrent layers, which the converter cannot express unless they are unrolled.
 LOOPS = {"gru_reset_before", "simple_rnn", "convolution_then_gru", "bidirectional", "bidirectional_sum", "states"}
-LOOPS |= {"masked_text", "time_distributed", "frames", "frames_by_layer", "clip", "convolution_with_memory"}
-# What else the converter refuses: MaxPooling3D, for which TFLite has nothing; a list among the outputs by name.
-REFUSED = LOOPS | {"volumes", "several_outputs"}
+LOOPS |= {"masked_text", "time_distributed", "frames", "frames_by_layer", "clip"}
+LOOPS |= {"convolution_with_memory", "convolutions_with_memory"}
+# What else the converter refuses: MaxPooling3D and bicubic interpolation, for which TFLite has nothing; a list among
+# the outputs by name.
+REFUSED = LOOPS | {"volumes", "several_outputs", "resized"}
 
 
 def slow_but(quick, names):

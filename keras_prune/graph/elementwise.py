@@ -30,6 +30,17 @@ def value_after(function: Any, value: float) -> float | None:
     return float(evaluate(function, np.array([value]))[0])
 
 
+def why_unknown(function: Any) -> str:
+    """Why channels before a function for which `value_after` has no answer stay."""
+    name = getattr(function, "__name__", type(function).__name__)
+    module = getattr(function, "__module__", None) or type(function).__module__
+    if module.partition(".")[0] == "keras":
+        return f"the activation {name!r}, which may compare channels"
+    known = any(getattr(one, "__name__", "") == name for one in _ACTIVATIONS)
+    advice = f"; Keras's own is activation={name!r}" if known else ""
+    return f"the activation {name!r} of {module}, of which only its author knows whether it compares channels{advice}"
+
+
 def evaluate(function: Callable[..., Any], values: np.ndarray) -> np.ndarray:
     """A Keras function of a float array, in float32; NaN stays NaN."""
     result = function(keras.ops.convert_to_tensor(np.nan_to_num(values).astype(np.float32)))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import keras
 import numpy as np
 
 from keras_prune.graph.calls import Call
-from keras_prune.graph.elementwise import evaluate, value_after
+from keras_prune.graph.elementwise import evaluate, value_after, why_unknown
 from keras_prune.graph.flow import FIXED, Flow
 from keras_prune.graph.rules import layer_rule, operator_rule
 from keras_prune.graph.rules_kernels import channel_axis, output_shape
@@ -51,8 +52,7 @@ def activation(trace: Trace, call: Call, flows: list[Flow]) -> Flow:
     """A function by name, of the user's own, or a layer's."""
     (flow,) = flows[:1]
     if value_after(call.layer.activation, 0.0) is None:
-        name = getattr(call.layer.activation, "__name__", call.layer.activation)
-        trace.stop([flow], f"{trace.path!r} is the activation {name!r}, which may compare channels")
+        trace.stop([flow], f"{trace.path!r} is {why_unknown(call.layer.activation)}")
         return Flow.fixed(flow.shape)
     return dataclasses.replace(flow, value=evaluate(call.layer.activation, np.asarray(flow.value)))
 
@@ -89,6 +89,20 @@ def spatial(trace: Trace, call: Call, flows: list[Flow]) -> Flow:
     if getattr(call.layer, "pad_to_aspect_ratio", False):  # with another value beside a constant
         flow = dataclasses.replace(flow, value=np.full_like(flow.values(), np.nan))
     return dataclasses.replace(flow, shape=output_shape(call.layer, flow))
+
+
+@operator_rule("Resize")
+def resize(trace: Trace, call: Call, flows: list[Flow]) -> Flow:
+    """A batch of maps in another size; a constant stays one, but beside what is padded."""
+    layer, flow = call.layer, _maps(trace, call.layer, flows[0])
+    shape = tuple(layer.compute_output_spec(keras.KerasTensor(flow.shape)).shape)
+    if flow.rank != 4:
+        trace.stop([flow], f"{trace.path!r} takes them for the images of no batch")
+        return Flow.fixed(shape)
+    if getattr(layer, "pad_to_aspect_ratio", False):
+        zero = np.nan if getattr(layer, "fill_value", 0.0) else 0.0
+        flow = dataclasses.replace(flow, value=np.where(flow.values() == 0, zero, np.nan))
+    return dataclasses.replace(flow, shape=shape)
 
 
 @layer_rule("ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D")

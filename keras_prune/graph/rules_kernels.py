@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from keras_prune.graph.calls import Call
-from keras_prune.graph.elementwise import value_after
+from keras_prune.graph.elementwise import value_after, why_unknown
 from keras_prune.graph.flow import FIXED, Flow
 from keras_prune.graph.rules import layer_rule
 from keras_prune.graph.trace import Trace
@@ -27,8 +27,7 @@ def activated(trace: Trace, layer: Any, ids: np.ndarray) -> float:
     """What the layer's activation makes of a pruned channel; those that it compares with others must stay."""
     result = value_after(layer.activation, 0.0)
     if result is None:
-        name = getattr(layer.activation, "__name__", layer.activation)
-        trace.channels.protect(ids, f"{trace.path!r} has the activation {name!r}, which may compare channels")
+        trace.channels.protect(ids, f"{trace.path!r} has {why_unknown(layer.activation)}")
         return 0.0
     return result
 

@@ -39,6 +39,31 @@ def recurrent(trace: Trace, call: Call, flows: list[Flow]) -> Any:
     return _results(layer, flow, ids)
 
 
+@layer_rule("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
+def convolutional(trace: Trace, call: Call, flows: list[Flow]) -> Any:
+    """As an LSTM, whose neurons are maps: (..., inputs, 4 filters) and (..., filters, 4 filters)."""
+    layer, (flow, *states) = call.layer, flows
+    cell = layer.cell
+    first = layer.data_format == "channels_first"
+    if states:
+        trace.stop(states, f"{trace.path!r} begins with states that no rule follows")
+    trace.take(cell.kernel, -2, flow, flow_axis=2 if first else -1)
+    ids = trace.make(cell.kernel, -1, repeat=4)
+    trace.part(cell.recurrent_kernel, -2, ids, kind="follow")
+    trace.part(cell.recurrent_kernel, -1, np.tile(ids, 4), kind="recurrent")
+    trace.part(cell.bias, -1, np.tile(ids, 4), kind="bias")
+    trace.edit_count(layer, "filters", ids)
+    if states or value_after(layer.activation, 0.0) != 0:
+        trace.channels.protect(ids, f"{trace.path!r} has states or an activation that are not zero for no input")
+    shape = layer.compute_output_shape(flow.shape)
+    shapes = shape if layer.return_state else [shape]
+    results = [
+        Flow.along(tuple(one), (2 if layer.return_sequences and not i else 1) if first else -1, ids)
+        for i, one in enumerate(shapes)
+    ]
+    return results if layer.return_state else results[0]
+
+
 def _results(layer: Any, flow: Flow, ids: np.ndarray) -> Any:
     """The output, and the states if they are returned."""
     batch = flow.shape[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
@@ -146,6 +146,32 @@ def repeat_vector(trace: Trace, call: Call, flows: list[Flow]) -> Flow:
     flow = flows[0]
     shape = (flow.shape[0], call.layer.n, flow.shape[1])
     return Flow(shape, flow.ids[:, np.newaxis], flow.values()[:, np.newaxis])
+
+
+@operator_rule("Flip", "Repeat")
+def along_axes(trace: Trace, call: Call, flows: list[Flow]) -> Flow:
+    """Places of some axes, without that of the channels, in another order or several times."""
+    flow, given = trace.compress(flows[0]), call.layer.axis
+    axes = range(flow.rank) if given is None else np.ravel(given) % flow.rank
+    return _moved(trace, call, flow, axes=axes)
+
+
+@operator_rule("Tile")
+def tile(trace: Trace, call: Call, flows: list[Flow]) -> Flow:
+    """Whole axes several times, without that of the channels."""
+    flow, repeats = trace.compress(flows[0]), np.ravel(call.layer.repeats)
+    new = len(repeats) > flow.rank
+    axes = range(flow.rank) if new else flow.rank - len(repeats) + np.flatnonzero(repeats != 1)
+    return _moved(trace, call, flow, axes=axes)
+
+
+def _moved(trace: Trace, call: Call, flow: Flow, *, axes: Iterable[int]) -> Flow:
+    """The flow where an operator moves places along these axes."""
+    shape = tuple(call.layer.compute_output_spec(_tensor(flow)).shape)
+    if len(shape) == flow.rank and not any(flow.varies(axis) or axis == 0 for axis in axes):
+        return Flow(shape, flow.ids, flow.values())
+    trace.stop([flow], f"{trace.path!r} ({type(call.layer).__name__}) moves places along their axis or the batch's")
+    return Flow.fixed(shape)
 
 
 @operator_rule("ExpandDims")
