@@ -135,7 +135,7 @@ void ForwardRow(const Sell16Layout& w, const float* x, const RowBlock& out, floa
   for (uint32_t slice = slices.first; slice < slices.end; ++slice) {
     __m256 sums[kQuarters] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps()};
     const float* second = x;
-    for (size_t pair = w.first_pair[slice]; pair < w.first_pair[slice + 1]; ++pair) {
+    for (size_t pair = w.first_group[slice]; pair < w.first_group[slice + 1]; ++pair) {
       const uint8_t* columns = w.columns + pair * kPairSlots;
       _mm_prefetch(reinterpret_cast<const char*>(columns + kPrefetchBytes), _MM_HINT_T0);
       const float* first = second + size_t{w.moves[2 * pair]} * kBaseAlign;

@@ -12,6 +12,12 @@
 //   window 64, bases a multiple of 16         1.1       450-470  (half as many fillers to stream)
 // A step of 32 columns takes .55 ns from the cache and one of 64 columns .92 ns, so 32 is faster down to about 1 %
 // density, unless the slots come from memory: then fewer steps are faster. Masking the fillers is free.
+//
+// Triples were counted and not timed. Of GCC 12, instructions a step: 10.2 in pairs with a window of 32 columns, 14.2
+// with one of 64, 16.7 in triples; on the one port that Intel's CPUs have for look-ups, widening loads and tests: 4.5, 6.5
+// and 5. Slots a kept weight with windows of 32 and 64 columns: 2.2 and 1.6 at 4 %, 1.6 and 1.3 at 9 %, 1.24 and 1.1 at
+// 25 %. So against windows of 32 columns triples take 1.2, 1.3 and 1.45 times the instructions, .8, .9 and 1 times that
+// port, and .62, .68 and .76 times the bytes: 1.45 to 1.6 times the entries in place of 1.9 to 2.6.
 #if defined(__GNUC__) && !defined(__clang__)
 // GCC 12 takes the "undefined" operand inside its own intrinsics for a mistake of ours (GCC bug 105593).
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
@@ -29,6 +35,9 @@ namespace {
 // Larger layouts are limited by their bytes. Between AlexNet's fc6 (8 MB) and VGG's (12 MB) with windows of 32 columns, of
 // which the times above are.
 constexpr uint64_t kCachedBytes = uint64_t{11} << 20;
+// Larger layouts come from the last-level cache or memory, whose bytes triples save: these are the smallest second-level
+// caches of CPUs with AVX-512.
+constexpr uint64_t kFastBytes = uint64_t{1} << 20;
 constexpr double kWideStepCost = 1.7;  // of a step with a window of 64, in steps with one of 32, from the cache
 constexpr size_t kFirstCacheBytes = size_t{48} << 10;  // of most CPUs with AVX-512
 // Fillers cost little time here, a tenth of the scalar kernel's weight, but as many bytes as weights: with few rows the
@@ -88,103 +97,169 @@ struct PairCodes {
   __m512i steps[2];
 };
 
-// kWindow / 16 registers of x, kTables of codebook; kBatch rows of x share what is decoded.
-template <int kWindow, int kTables, int kBatch>
-void ForwardTile(const Sell16Layout& w, const float* x, size_t x_stride, const Task& task) {
-  constexpr int kChains = kBatch == 1 ? 4 : 2;  // independent sums hide the latency of the addition
-  __m512 codebook[kTables];
-  for (int i = 0; i < kTables; ++i) codebook[i] = _mm512_loadu_ps(w.codebook + 16 * i);
-  for (uint32_t slice = task.first_slice; slice < task.end_slice; ++slice) {
-    __m512 sums[kBatch * kChains];
-    for (__m512& sum : sums) sum = _mm512_setzero_ps();
-    const float* base = x;
-    const auto take_pair = [&](size_t pair, int chain) {
-      const PairCodes<kTables> codes(w, pair);
-      for (int step = 0; step < 2; ++step) {
-        const uint8_t* columns = w.columns + pair * kPairSlots + step * kLanes;
-        const __m512i column = _mm512_cvtepu8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(columns)));
-        const __m512i code = codes.steps[step];
-        const __mmask16 kept = _mm512_test_epi32_mask(code, _mm512_set1_epi32(PairCodes<kTables>::kMask));
-        const __m512 weights = LookUp<kTables>(codebook, code);
-        base += w.moves[2 * pair + step];
-        for (int b = 0; b < kBatch; ++b) {
-          const float* at = base + b * x_stride;
-          __m512 window[kWindow / 16];
-          for (int i = 0; i < kWindow / 16; ++i) window[i] = _mm512_loadu_ps(at + 16 * i);
-          __m512& sum = sums[b * kChains + chain + step];
-          sum = _mm512_mask3_fmadd_ps(LookUp<kWindow / 16>(window, column), weights, sum, kept);
-        }
-      }
-    };
-    size_t pair = w.first_pair[slice];
-    const size_t end = w.first_pair[slice + 1];
-    for (; end - pair >= kChains / 2; pair += kChains / 2) {
-      for (int chain = 0; chain < kChains; chain += 2) take_pair(pair + chain / 2, chain);
+// The sums of a slice of kBatch batch rows, kChains of each. Inlined, so that they stay in registers till then.
+template <int kBatch, int kChains>
+[[gnu::always_inline]] inline void StoreSums(const Sell16Layout& w, uint32_t slice, __m512* sums, const Task& task) {
+  for (int b = 0; b < kBatch; ++b) {
+    for (int chain = 1; chain < kChains; ++chain) {
+      sums[b * kChains] = _mm512_add_ps(sums[b * kChains], sums[b * kChains + chain]);
     }
-    for (; pair < end; ++pair) take_pair(pair, 0);
-    for (int b = 0; b < kBatch; ++b) {
-      for (int chain = 1; chain < kChains; ++chain) {
-        sums[b * kChains] = _mm512_add_ps(sums[b * kChains], sums[b * kChains + chain]);
-      }
-      alignas(64) float values[kLanes];
-      _mm512_store_ps(values, sums[b * kChains]);
-      StoreSlice(w, slice, values, *task.rows, task.y + b * task.rows->y_stride);
-    }
+    alignas(64) float values[kLanes];
+    _mm512_store_ps(values, sums[b * kChains]);
+    StoreSlice(w, slice, values, *task.rows, task.y + b * task.rows->y_stride);
   }
 }
 
+// sum + x * weights in the lanes `kept`; x from a window of kWindow columns.
+template <int kWindow>
+inline __m512 AddProducts(const float* at, __m512i column, __m512 weights, __mmask16 kept, __m512 sum) {
+  __m512 window[kWindow / 16];
+  for (int i = 0; i < kWindow / 16; ++i) window[i] = _mm512_loadu_ps(at + 16 * i);
+  return _mm512_mask3_fmadd_ps(LookUp<kWindow / 16>(window, column), weights, sum, kept);
+}
+
+// kColumns / 16 registers of x, kTables of codebook; kBatch rows of x share what is decoded.
+template <int kColumns, int kTables>
+struct Pairs {
+  static constexpr int kWindow = kColumns;
+
+  template <int kBatch>
+  static void Forward(const Sell16Layout& w, const float* x, size_t x_stride, const Task& task) {
+    constexpr int kChains = kBatch == 1 ? 4 : 2;  // independent sums hide the latency of the addition
+    __m512 codebook[kTables];
+    for (int i = 0; i < kTables; ++i) codebook[i] = _mm512_loadu_ps(w.codebook + 16 * i);
+    for (uint32_t slice = task.first_slice; slice < task.end_slice; ++slice) {
+      __m512 sums[kBatch * kChains];
+      for (__m512& sum : sums) sum = _mm512_setzero_ps();
+      const float* base = x;
+      const auto take_pair = [&](size_t pair, int chain) {
+        const PairCodes<kTables> codes(w, pair);
+        for (int step = 0; step < 2; ++step) {
+          const uint8_t* columns = w.columns + pair * kPairSlots + step * kLanes;
+          const __m512i column = _mm512_cvtepu8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(columns)));
+          const __m512i code = codes.steps[step];
+          const __mmask16 kept = _mm512_test_epi32_mask(code, _mm512_set1_epi32(PairCodes<kTables>::kMask));
+          const __m512 weights = LookUp<kTables>(codebook, code);
+          base += w.moves[2 * pair + step];
+          for (int b = 0; b < kBatch; ++b) {
+            __m512& sum = sums[b * kChains + chain + step];
+            sum = AddProducts<kWindow>(base + b * x_stride, column, weights, kept, sum);
+          }
+        }
+      };
+      size_t pair = w.first_group[slice];
+      const size_t end = w.first_group[slice + 1];
+      for (; end - pair >= kChains / 2; pair += kChains / 2) {
+        for (int chain = 0; chain < kChains; chain += 2) take_pair(pair + chain / 2, chain);
+      }
+      for (; pair < end; ++pair) take_pair(pair, 0);
+      StoreSums<kBatch, kChains>(w, slice, sums, task);
+    }
+  }
+};
+
+// Three steps from a register: shifts in place of loads that widen bytes. A look-up ignores the bits above its index.
+struct Triples {
+  static constexpr int kWindow = kTripleWindow;
+
+  // One step; `moves` begins with its own.
+  template <int kStep, int kBatch>
+  static void Take(__m512i words, __m512 codebook, size_t x_stride, const float* base, __m512* sums) {
+    constexpr int kShift = kStep * kTripleSlotBits, kCode = kShift + kTripleColumnBits;
+    const __m512i column = kShift == 0 ? words : _mm512_srli_epi32(words, kShift);
+    const __mmask16 kept = _mm512_test_epi32_mask(words, _mm512_set1_epi32(15 << kCode));
+    const __m512 weights = _mm512_permutexvar_ps(_mm512_srli_epi32(words, kCode), codebook);
+    for (int b = 0; b < kBatch; ++b) {
+      __m512& sum = sums[3 * b + kStep];
+      sum = AddProducts<kWindow>(base + b * x_stride, column, weights, kept, sum);
+    }
+  }
+
+  template <int kBatch>
+  static void Forward(const Sell16Layout& w, const float* x, size_t x_stride, const Task& task) {
+    size_t columns[kMoveToEnd + 1];  // by move
+    for (size_t move = 0; move < kMoveToEnd; ++move) columns[move] = move * kBaseAlign;
+    columns[kMoveToEnd] = MoveToEnd(w.cols);
+    const __m512 codebook = _mm512_loadu_ps(w.codebook);
+    for (uint32_t slice = task.first_slice; slice < task.end_slice; ++slice) {
+      __m512 sums[3 * kBatch];
+      for (__m512& sum : sums) sum = _mm512_setzero_ps();
+      const float* base = x;
+      for (size_t triple = w.first_group[slice]; triple < w.first_group[slice + 1]; ++triple) {
+        const __m512i words = _mm512_load_si512(w.triples + triple * kLanes);
+        const uint32_t moves = _mm512_movepi32_mask(words);
+        base += columns[moves & kMoveToEnd];
+        Take<0, kBatch>(words, codebook, x_stride, base, sums);
+        base += columns[moves >> kTripleMoveBits & kMoveToEnd];
+        Take<1, kBatch>(words, codebook, x_stride, base, sums);
+        base += columns[moves >> 2 * kTripleMoveBits];
+        Take<2, kBatch>(words, codebook, x_stride, base, sums);
+      }
+      StoreSums<kBatch, 3>(w, slice, sums, task);
+    }
+  }
+};
+
 // A window never passes the end of x, unless x is shorter: then a padded copy stands in.
-template <int kWindow, int kTables, int kBatch>
+template <typename Form, int kBatch>
 void PadAndForward(const Sell16Layout& w, const float* x, size_t x_stride, const Task& task) {
-  if (w.cols >= kWindow) return ForwardTile<kWindow, kTables, kBatch>(w, x, x_stride, task);
+  constexpr int kWindow = Form::kWindow;
+  if (w.cols >= kWindow) return Form::template Forward<kBatch>(w, x, x_stride, task);
   alignas(64) float padded[kBatch * kWindow] = {};
   for (int b = 0; b < kBatch; ++b) memcpy(padded + b * kWindow, x + x_stride * b, w.cols * sizeof(float));
-  ForwardTile<kWindow, kTables, kBatch>(w, padded, kWindow, task);
+  Form::template Forward<kBatch>(w, padded, kWindow, task);
 }
 
 // Four rows at a time, unless one row of x fits in the first-level cache and four do not: AlexNet's fc6 (36 KB) runs
 // at .07 ns a weight and row one by one, at .10 to .13 by fours; LeNet's fc1 (3 KB) at .07 and .048.
-template <int kWindow, int kTables>
+template <typename Form>
 void ForwardBatch(const Sell16Layout& w, const RowBlock& rows, Task task) {
   const auto* x = static_cast<const float*>(rows.x);
   size_t batch = rows.count;
   const size_t row_bytes = w.cols * sizeof(float);
   const bool share = row_bytes > kFirstCacheBytes || 4 * row_bytes <= kFirstCacheBytes;
   for (; share && batch >= 4; batch -= 4, x += rows.stride * 4, task.y += rows.y_stride * 4) {
-    PadAndForward<kWindow, kTables, 4>(w, x, rows.stride, task);
+    PadAndForward<Form, 4>(w, x, rows.stride, task);
   }
   for (; batch != 0; --batch, x += rows.stride, task.y += rows.y_stride) {
-    PadAndForward<kWindow, kTables, 1>(w, x, rows.stride, task);
+    PadAndForward<Form, 1>(w, x, rows.stride, task);
   }
 }
 
 template <int kWindow>
 void ForwardWindow(const Sell16Layout& w, const RowBlock& rows, const Task& task) {
-  if (w.codebook_size <= 16) return ForwardBatch<kWindow, 1>(w, rows, task);
-  if (w.codebook_size <= 32) return ForwardBatch<kWindow, 2>(w, rows, task);
-  if (w.codebook_size <= 64) return ForwardBatch<kWindow, 4>(w, rows, task);
-  if (w.codebook_size <= 128) return ForwardBatch<kWindow, 8>(w, rows, task);
-  return ForwardBatch<kWindow, 16>(w, rows, task);
+  if (w.codebook_size <= 16) return ForwardBatch<Pairs<kWindow, 1>>(w, rows, task);
+  if (w.codebook_size <= 32) return ForwardBatch<Pairs<kWindow, 2>>(w, rows, task);
+  if (w.codebook_size <= 64) return ForwardBatch<Pairs<kWindow, 4>>(w, rows, task);
+  if (w.codebook_size <= 128) return ForwardBatch<Pairs<kWindow, 8>>(w, rows, task);
+  return ForwardBatch<Pairs<kWindow, 16>>(w, rows, task);
 }
 
 void Forward(const FcLayout* layout, const RowBlock& rows, uint32_t first, uint32_t end) {
   const auto& w = *static_cast<const Sell16Layout*>(layout);
   const Task task = {&rows, rows.y, first, end};
-  w.window == 32 ? ForwardWindow<32>(w, rows, task) : ForwardWindow<64>(w, rows, task);
+  if (w.shape.triples) return ForwardBatch<Triples>(w, rows, task);
+  w.shape.window == 32 ? ForwardWindow<32>(w, rows, task) : ForwardWindow<64>(w, rows, task);
 }
 
 Status Make(const PackedView& packed, const FcKernel* kernel, FcLayout** out) {
   Sell16Builder builder(packed);
   const Status status = builder.Scan();
   if (status != Status::kOk) return status;
-  const uint64_t narrow = builder.CountPairs(32), wide = builder.CountPairs(64);
   const uint32_t size = packed.codebook_size;
   const uint64_t code_bytes = size <= 16 ? kLanes : size <= 32 ? kLanes + sizeof(uint32_t) : kPairSlots;
-  const uint64_t pair_bytes = kPairSlots + 2 + code_bytes;
-  const bool is_narrow = narrow * pair_bytes <= kCachedBytes && narrow <= kWideStepCost * wide;
+  const uint64_t narrow = builder.CountGroups({32, false}), narrow_bytes = narrow * (kPairSlots + 2 + code_bytes);
+  if (size <= 16 && narrow_bytes > kFastBytes) {
+    const Sell16Shape triples = {kTripleWindow, true};
+    const uint64_t groups = builder.CountGroups(triples);
+    if (groups * 3 * kLanes > kMostSlotsPerWeight * packed.num_kept) return kFcScalar.make(packed, &kFcScalar, out);
+    return builder.Build(triples, groups, kernel, out);
+  }
+  const uint64_t wide = builder.CountGroups({64, false});
+  const bool is_narrow = narrow_bytes <= kCachedBytes && narrow <= kWideStepCost * wide;
   const uint64_t pairs = is_narrow ? narrow : wide;
   if (pairs * kPairSlots > kMostSlotsPerWeight * packed.num_kept) return kFcScalar.make(packed, &kFcScalar, out);
-  return builder.Build(is_narrow ? 32 : 64, pairs, kernel, out);
+  return builder.Build({is_narrow ? 32u : 64u, false}, pairs, kernel, out);
 }
 
 }  // namespace

@@ -72,7 +72,7 @@ void ForwardRow(const Sell16Layout& w, const float* x, const RowBlock& out, floa
   for (uint32_t slice = slices.first; slice < slices.end; ++slice) {
     float32x4_t sums[4] = {vdupq_n_f32(0.0f), vdupq_n_f32(0.0f), vdupq_n_f32(0.0f), vdupq_n_f32(0.0f)};
     const float* base = x;
-    for (size_t pair = w.first_pair[slice]; pair < w.first_pair[slice + 1]; ++pair) {
+    for (size_t pair = w.first_group[slice]; pair < w.first_group[slice + 1]; ++pair) {
       for (int step = 0; step < 2; ++step) {
         const uint8_t* columns = w.columns + pair * kPairSlots + step * kLanes;
         float32x4_t weights[4];

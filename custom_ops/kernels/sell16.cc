@@ -7,25 +7,73 @@
 namespace keras_prune {
 namespace {
 
-uint32_t CodeAt(const Sell16Layout& w, uint64_t pair, uint32_t slot) {
-  if (!w.nibbles) return w.codes[pair * kPairSlots + slot];
-  const uint32_t code = w.codes[pair * kLanes + slot % kLanes] >> (slot / kLanes * 4) & 15;
-  return w.fifth_bits == nullptr ? code : code | (w.fifth_bits[pair] >> FifthBit(slot) & 1) << 4;
+constexpr uint32_t GroupSteps(const Sell16Shape& shape) { return shape.triples ? 3 : 2; }
+
+struct Slot {
+  uint32_t column, code;
+};
+
+// Of step `step` of a group.
+Slot SlotAt(const Sell16Layout& w, uint64_t group, uint32_t step, uint32_t lane) {
+  if (w.triples != nullptr) {
+    const uint32_t slot = w.triples[group * kLanes + lane] >> step * kTripleSlotBits;
+    return {slot & (kTripleWindow - 1), slot >> kTripleColumnBits & 15};
+  }
+  const uint32_t slot = step * kLanes + lane, column = w.columns[group * kPairSlots + slot];
+  if (!w.nibbles) return {column, w.codes[group * kPairSlots + slot]};
+  const uint32_t code = w.codes[group * kLanes + lane] >> step * 4 & 15;
+  return {column, w.fifth_bits == nullptr ? code : code | (w.fifth_bits[group] >> FifthBit(slot) & 1) << 4};
 }
 
-void SetCode(const Sell16Layout& w, uint64_t pair, uint32_t slot, uint32_t code) {
-  uint8_t& at = w.codes[w.nibbles ? pair * kLanes + slot % kLanes : pair * kPairSlots + slot];
-  at = static_cast<uint8_t>(at | (w.nibbles ? (code & 15) << (slot / kLanes * 4) : code));
-  if (w.fifth_bits != nullptr) w.fifth_bits[pair] |= code >> 4 << FifthBit(slot);
+// All bits are zero at first.
+void SetSlot(const Sell16Layout& w, uint64_t group, uint32_t step, uint32_t lane, const Slot& value) {
+  if (w.triples != nullptr) {
+    w.triples[group * kLanes + lane] |= (value.column | value.code << kTripleColumnBits) << step * kTripleSlotBits;
+    return;
+  }
+  const uint32_t slot = step * kLanes + lane;
+  w.columns[group * kPairSlots + slot] = static_cast<uint8_t>(value.column);
+  uint8_t& at = w.codes[w.nibbles ? group * kLanes + lane : group * kPairSlots + slot];
+  at = static_cast<uint8_t>(at | (w.nibbles ? (value.code & 15) << step * 4 : value.code));
+  if (w.fifth_bits != nullptr) w.fifth_bits[group] |= value.code >> 4 << FifthBit(slot);
 }
 
-// The first column that a lane still needs, rounded down, as far from the base `before` as a byte can say. The window
+// Columns from the base before a step to its own.
+uint32_t MoveAt(const Sell16Layout& w, uint64_t group, uint32_t step) {
+  if (w.triples == nullptr) return w.moves[2 * group + step] * MoveUnit(w.shape.window);
+  uint32_t move = 0;
+  for (uint32_t bit = 0; bit < kTripleMoveBits; ++bit) {
+    move |= w.triples[group * kLanes + step * kTripleMoveBits + bit] >> 31 << bit;
+  }
+  return move == kMoveToEnd ? MoveToEnd(w.cols) : move * kBaseAlign;
+}
+
+void SetMove(const Sell16Layout& w, uint64_t group, uint32_t step, uint32_t columns) {
+  if (w.triples == nullptr) {
+    w.moves[2 * group + step] = static_cast<uint8_t>(columns / MoveUnit(w.shape.window));
+    return;
+  }
+  const uint32_t move = columns % kBaseAlign != 0 ? kMoveToEnd : columns / kBaseAlign;
+  for (uint32_t bit = 0; bit < kTripleMoveBits; ++bit) {
+    w.triples[group * kLanes + step * kTripleMoveBits + bit] |= (move >> bit & 1) << 31;
+  }
+}
+
+// The window's last place inside x if x is as long. There triples come from the multiple of kBaseAlign before it only.
+uint32_t BaseOfTriples(uint32_t first, uint32_t cols, uint32_t before) {
+  const uint32_t last = cols > kTripleWindow ? cols - kTripleWindow : 0, aligned = last - MoveToEnd(cols);
+  return std::min(std::min(first, before < aligned ? aligned : last), before + (kMoveToEnd - 1) * kBaseAlign);
+}
+
+// The first column that a lane still needs, rounded down, as far from the base `before` as a move can say. The window
 // lies inside x if x is as long.
-uint32_t NextBase(const RowCursor* lanes, uint32_t window, uint32_t cols, uint32_t before) {
+uint32_t NextBase(const RowCursor* lanes, const Sell16Shape& shape, uint32_t cols, uint32_t before) {
+  const uint32_t window = shape.window;
   uint32_t first = kNoColumn;
   for (uint32_t lane = 0; lane < kLanes; ++lane) first = std::min(first, lanes[lane].col);
   if (first == kNoColumn) return kNoColumn;
   first = first / kBaseAlign * kBaseAlign;
+  if (shape.triples) return BaseOfTriples(first, cols, before);
   if (MoveUnit(window) == 1) first = std::min(first, cols > window ? cols - window : 0);
   return std::min(first, before + UINT8_MAX * MoveUnit(window) / kBaseAlign * kBaseAlign);
 }
@@ -57,18 +105,18 @@ void Sell16Builder::LoadSlice(uint32_t slice, RowCursor* lanes) const {
   }
 }
 
-// Calls begin(step, move) for each step of the slice and emit(step, lane, entry, offset) for each of its weights, which
+// Calls begin(step, columns to move) for each step of the slice and emit(step, lane, entry, offset) for each of its weights, which
 // may be none; returns the number of steps.
 template <typename Begin, typename Emit>
-uint64_t Sell16Builder::WalkSlice(uint32_t slice, uint32_t window, Begin&& begin, Emit&& emit) const {
+uint64_t Sell16Builder::WalkSlice(uint32_t slice, const Sell16Shape& shape, Begin&& begin, Emit&& emit) const {
   RowCursor lanes[kLanes];
   LoadSlice(slice, lanes);
   uint64_t step = 0;
   uint32_t before = 0;
-  for (uint32_t base; (base = NextBase(lanes, window, packed_.cols, before)) != kNoColumn; before = base, ++step) {
-    begin(step, (base - before) / MoveUnit(window));
+  for (uint32_t base; (base = NextBase(lanes, shape, packed_.cols, before)) != kNoColumn; before = base, ++step) {
+    begin(step, base - before);
     uint32_t ready = 0;  // one bit a lane: a loop over its bits mispredicts once a step, not once a lane
-    for (uint32_t lane = 0; lane < kLanes; ++lane) ready |= uint32_t{lanes[lane].col - base < window} << lane;
+    for (uint32_t lane = 0; lane < kLanes; ++lane) ready |= uint32_t{lanes[lane].col - base < shape.window} << lane;
     for (; ready != 0; ready &= ready - 1) {
       const auto lane = static_cast<uint32_t>(__builtin_ctz(ready));
       emit(step, lane, lanes[lane].entry, lanes[lane].col - base);
@@ -78,25 +126,32 @@ uint64_t Sell16Builder::WalkSlice(uint32_t slice, uint32_t window, Begin&& begin
   return step;
 }
 
-uint64_t Sell16Builder::CountPairs(uint32_t window) const {
+uint64_t Sell16Builder::CountGroups(const Sell16Shape& shape) const {
   const auto begin = [](uint64_t, uint32_t) {};
   const auto emit = [](uint64_t, uint32_t, uint32_t, uint32_t) {};
-  uint64_t pairs = 0;
-  for (uint32_t slice = 0; slice < NumSlices(); ++slice) pairs += (WalkSlice(slice, window, begin, emit) + 1) / 2;
-  return pairs;
+  uint64_t groups = 0;
+  for (uint32_t slice = 0; slice < NumSlices(); ++slice) {
+    groups += (WalkSlice(slice, shape, begin, emit) + GroupSteps(shape) - 1) / GroupSteps(shape);
+  }
+  return groups;
 }
 
-uint64_t Sell16Builder::PlaceArrays(uint64_t num_pairs, void* base, Sell16Layout* arrays) const {
+uint64_t Sell16Builder::PlaceArrays(const Sell16Shape& shape, uint64_t num_groups, void* base,
+                                    Sell16Layout* arrays) const {
   Arena arena(base);
   arena.Take<Sell16Layout>(1);
   arrays->nibbles = packed_.codebook_size <= 32;
-  arrays->first_pair = arena.Take<uint32_t>(uint64_t{NumSlices()} + 1);
+  arrays->first_group = arena.Take<uint32_t>(uint64_t{NumSlices()} + 1);
   arrays->row_of = arena.Take<uint32_t>(uint64_t{NumSlices()} * kLanes);
-  arrays->moves = arena.Take<uint8_t>(num_pairs * 2);
-  arrays->columns = arena.Take<uint8_t>(num_pairs * kPairSlots);
-  arrays->codes = arena.Take<uint8_t>(num_pairs * (arrays->nibbles ? kLanes : kPairSlots));
-  arrays->fifth_bits = nullptr;
-  if (arrays->nibbles && packed_.codebook_size > 16) arrays->fifth_bits = arena.Take<uint32_t>(num_pairs);
+  arrays->fifth_bits = arrays->triples = nullptr;
+  if (shape.triples) {
+    arrays->triples = arena.Take<uint32_t>(num_groups * kLanes);
+    return arena.used();
+  }
+  arrays->moves = arena.Take<uint8_t>(num_groups * 2);
+  arrays->columns = arena.Take<uint8_t>(num_groups * kPairSlots);
+  arrays->codes = arena.Take<uint8_t>(num_groups * (arrays->nibbles ? kLanes : kPairSlots));
+  if (arrays->nibbles && packed_.codebook_size > 16) arrays->fifth_bits = arena.Take<uint32_t>(num_groups);
   return arena.used();
 }
 
@@ -104,28 +159,28 @@ uint64_t Sell16Builder::PlaceArrays(uint64_t num_pairs, void* base, Sell16Layout
 void Sell16Builder::FillSlices(Sell16Layout* layout) const {
   uint64_t first = 0;
   for (uint32_t slice = 0; slice < NumSlices(); ++slice) {
-    const auto begin = [&](uint64_t step, uint32_t move) {
-      layout->moves[2 * first + step] = static_cast<uint8_t>(move);
+    const uint32_t steps = GroupSteps(layout->shape);
+    const auto begin = [&](uint64_t step, uint32_t columns) {
+      SetMove(*layout, first + step / steps, static_cast<uint32_t>(step % steps), columns);
     };
     const auto emit = [&](uint64_t step, uint32_t lane, uint32_t entry, uint32_t offset) {
-      const uint64_t pair = first + step / 2;
-      const auto slot = static_cast<uint32_t>(step % 2 * kLanes + lane);
-      layout->columns[pair * kPairSlots + slot] = static_cast<uint8_t>(offset);
-      SetCode(*layout, pair, slot, BitsAt(packed_.codes, entry, packed_.code_bits));
+      const Slot slot = {offset, BitsAt(packed_.codes, entry, packed_.code_bits)};
+      SetSlot(*layout, first + step / steps, static_cast<uint32_t>(step % steps), lane, slot);
     };
-    first += (WalkSlice(slice, layout->window, begin, emit) + 1) / 2;
-    layout->first_pair[slice + 1] = static_cast<uint32_t>(first);
+    first += (WalkSlice(slice, layout->shape, begin, emit) + steps - 1) / steps;
+    layout->first_group[slice + 1] = static_cast<uint32_t>(first);
   }
 }
 
-Status Sell16Builder::Build(uint32_t window, uint64_t num_pairs, const FcKernel* kernel, FcLayout** out) const {
+Status Sell16Builder::Build(const Sell16Shape& shape, uint64_t num_groups, const FcKernel* kernel,
+                            FcLayout** out) const {
   Sell16Layout arrays;
-  const uint64_t num_bytes = PlaceArrays(num_pairs, nullptr, &arrays);
+  const uint64_t num_bytes = PlaceArrays(shape, num_groups, nullptr, &arrays);
   auto* layout = static_cast<Sell16Layout*>(AllocateAligned(num_bytes));
   if (layout == nullptr) return Status::kOutOfMemory;
   InitLayout(packed_, kernel, num_bytes, layout);
-  PlaceArrays(num_pairs, layout, layout);
-  layout->window = window;
+  PlaceArrays(shape, num_groups, layout, layout);
+  layout->shape = shape;
   layout->num_parts = NumSlices();
   layout->kept_rows = num_rows_;
   // Sums begin at +0.0, to which a product of either zero adds the same.
@@ -143,18 +198,19 @@ Status MakeSell16(const PackedView& packed, uint32_t window, double most_slots, 
   Sell16Builder builder(packed);
   const Status status = builder.Scan();
   if (status != Status::kOk) return status;
-  const uint64_t pairs = builder.CountPairs(window);
+  const Sell16Shape shape = {window, false};
+  const uint64_t pairs = builder.CountGroups(shape);
   if (static_cast<double>(pairs * kPairSlots) > most_slots * packed.num_kept) {
     return kFcScalar.make(packed, &kFcScalar, out);
   }
-  return builder.Build(window, pairs, kernel, out);
+  return builder.Build(shape, pairs, kernel, out);
 }
 
 uint32_t Sell16Split(const FcLayout* layout, uint32_t share, uint32_t shares) {
   const auto& w = *static_cast<const Sell16Layout*>(layout);
-  const uint64_t pairs = w.first_pair[w.num_parts];
-  const auto until = static_cast<uint32_t>(pairs * share / shares);
-  return static_cast<uint32_t>(std::lower_bound(w.first_pair, w.first_pair + w.num_parts, until) - w.first_pair);
+  const uint64_t groups = w.first_group[w.num_parts];
+  const auto until = static_cast<uint32_t>(groups * share / shares);
+  return static_cast<uint32_t>(std::lower_bound(w.first_group, w.first_group + w.num_parts, until) - w.first_group);
 }
 
 namespace {
@@ -166,14 +222,15 @@ void BackwardTile(const Sell16Layout& w, const float* dy, float* dx) {
   for (uint32_t slice = 0; slice < w.num_parts; ++slice) {
     const uint32_t* row_of = w.row_of + size_t{slice} * kLanes;
     float* base = dx;
-    for (uint64_t pair = w.first_pair[slice]; pair < w.first_pair[slice + 1]; ++pair) {
-      for (uint32_t slot = 0; slot < kPairSlots; ++slot) {
-        if (slot % kLanes == 0) base += size_t{w.moves[2 * pair + slot / kLanes]} * MoveUnit(w.window);
-        const uint32_t code = CodeAt(w, pair, slot);
-        float* at = base + w.columns[pair * kPairSlots + slot];
+    for (uint64_t group = w.first_group[slice]; group < w.first_group[slice + 1]; ++group) {
+      for (uint32_t slot = 0; slot < GroupSteps(w.shape) * kLanes; ++slot) {
+        const uint32_t step = slot / kLanes, lane = slot % kLanes;
+        if (lane == 0) base += MoveAt(w, group, step);
+        const Slot value = SlotAt(w, group, step, lane);
+        float* at = base + value.column;
         for (int k = 0; k < kBatch; ++k) {
-          const float product = w.codebook[code] * dy[row_of[slot % kLanes] + rows * k];
-          at[cols * k] += code != 0 ? product : 0.0f;
+          const float product = w.codebook[value.code] * dy[row_of[lane] + rows * k];
+          at[cols * k] += value.code != 0 ? product : 0.0f;
         }
       }
     }

@@ -10,6 +10,9 @@
 // Columns and codes stand in planes of their own: 8 bits and, of a codebook of up to 16 values, 4 bits; of up to 32
 // values a plane of the fifth bits more. With a window of 256 columns and 16 values a kept weight takes 1.6 to 1.8 bytes
 // (densities of 25 % to 4 %), 1.3 to 1.5 times its entry in the file.
+//
+// Windows of 64 columns need 6 bits a column. With a codebook of up to 16 values a lane has three steps in 30 bits of a
+// word, and in a 31st, of the lanes together, three moves of 5 bits: 64 bytes for three steps, in place of 75.
 #ifndef KERAS_PRUNE_KERNELS_SELL16_H_
 #define KERAS_PRUNE_KERNELS_SELL16_H_
 
@@ -30,22 +33,35 @@ constexpr uint32_t kWidestWindow = 256;  // all that a column's byte can say
 // the bits to the tops of their bytes, where pshufb wants them.
 constexpr uint32_t FifthBit(uint32_t slot) { return slot % 4 * 8 + 7 - slot / 4; }
 
+// Of triples: a slot's column and, above it, its code. Their bases are multiples of kBaseAlign, which moves count; the
+// last move is the one to where the window ends with x.
+constexpr uint32_t kTripleWindow = 64, kTripleColumnBits = 6, kTripleSlotBits = 10, kTripleMoveBits = 5;
+constexpr uint32_t kMoveToEnd = (1u << kTripleMoveBits) - 1;
+constexpr uint32_t MoveToEnd(uint32_t cols) { return cols > kTripleWindow ? (cols - kTripleWindow) % kBaseAlign : 0; }
+
 // Columns that one move counts. The widest window may pass x's end, as no kernel reads all of it: its bases are
 // multiples of kBaseAlign.
 constexpr uint32_t MoveUnit(uint32_t window) { return window == kWidestWindow ? kBaseAlign : 1; }
 
-// Steps come in pairs; the last of a slice is filled up. A filler's column is inside x too, so that a kernel may load
+// What a kernel wants. Triples have windows of kTripleWindow columns and codes of 4 bits.
+struct Sell16Shape {
+  uint32_t window;  // 16 to 256 columns
+  bool triples;
+};
+
+// Steps come in groups, pairs or triples; the last of a slice is filled up. A filler's column is inside x too, so that a kernel may load
 // it, but must not use it. No code but 0 has a value of +0.0 in `codebook`: a kernel may tell fillers by their
 // weight.
 struct Sell16Layout : FcLayout {
-  uint32_t window;
+  Sell16Shape shape;
   bool nibbles;          // 4 bits of codes in `codes`: of a pair's first step in the low half of its bytes
-  uint32_t* first_pair;  // num_parts + 1
+  uint32_t* first_group;  // num_parts + 1
   uint32_t* row_of;      // num_parts * 16; only the first `kept_rows` are rows
   uint8_t* moves;        // two a pair: how many units the base moves before each step; a slice begins at column 0
   uint8_t* columns;      // 32 a pair: less the base
   uint8_t* codes;        // 32 a pair, or 16
   uint32_t* fifth_bits;  // a word a pair, FifthBit of it; null where all codes have 4 bits or 8
+  uint32_t* triples;     // a word a lane, 16 a triple, in place of moves, columns and codes
 };
 
 // Makes layouts from the packed streams: one pass finds where rows begin; then each slice reads its 16 rows at once.
@@ -59,17 +75,17 @@ class Sell16Builder {
   Sell16Builder& operator=(const Sell16Builder&) = delete;
 
   Status Scan();
-  // Both after Scan. A window has 16 to 256 columns; num_pairs is what CountPairs said of it.
-  uint64_t CountPairs(uint32_t window) const;
-  Status Build(uint32_t window, uint64_t num_pairs, const FcKernel* kernel, FcLayout** out) const;
+  // Both after Scan; num_groups is what CountGroups said of the shape.
+  uint64_t CountGroups(const Sell16Shape& shape) const;
+  Status Build(const Sell16Shape& shape, uint64_t num_groups, const FcKernel* kernel, FcLayout** out) const;
 
  private:
   uint32_t NumSlices() const;
   void LoadSlice(uint32_t slice, RowCursor* lanes) const;
   template <typename Begin, typename Emit>
-  uint64_t WalkSlice(uint32_t slice, uint32_t window, Begin&& begin, Emit&& emit) const;
+  uint64_t WalkSlice(uint32_t slice, const Sell16Shape& shape, Begin&& begin, Emit&& emit) const;
   void FillSlices(Sell16Layout* layout) const;
-  uint64_t PlaceArrays(uint64_t num_pairs, void* base, Sell16Layout* arrays) const;
+  uint64_t PlaceArrays(const Sell16Shape& shape, uint64_t num_groups, void* base, Sell16Layout* arrays) const;
 
   const PackedView packed_;
   RowCursor* rows_ = nullptr;  // those with kept weights, the longest first
@@ -83,7 +99,7 @@ Status MakeSell16(const PackedView& packed, uint32_t window, double most_slots, 
 // A slice is a part; its work is its steps.
 uint32_t Sell16Split(const FcLayout* layout, uint32_t share, uint32_t shares);
 
-// dx = dy * W, for any window.
+// dx = dy * W, for any shape.
 void Sell16Backward(const FcLayout* layout, const float* dy, size_t batch, float* dx);
 
 namespace {  // NOLINT(google-build-namespaces): a copy for each translation unit, see sparse_format.h
