@@ -9,7 +9,8 @@ import keras
 import numpy as np
 import pytest
 from test_layer_kinds import KINDS  # type: ignore[import-not-found]
-from ways_to_train import TARGET, WAYS, Watch, fit, sequential  # type: ignore[import-not-found]
+from watched_training import TARGET, Watch, fit, sequential  # type: ignore[import-not-found]
+from ways_to_train import WAYS  # type: ignore[import-not-found]
 
 import keras_prune
 from keras_prune.masks import prunable
