@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_prune_export import files, flatbuffer
 from keras_prune_export.entropy_bound import bound_bytes
-from keras_prune_export.layer_report import packed_layers
+from keras_prune_export.layer_report import packed_weights
 from keras_prune_export.targets import packed
 from keras_prune_export.text_table import optional, text_table
 from keras_prune_export.transformations import constants
@@ -118,21 +118,7 @@ def bytes_table(rows: Sequence[LayerBytes]) -> str:
 
 
 def _packed_rows(file: Any) -> list[LayerBytes]:
-    return [
-        _packed_row(layer, buffer) for layer, buffer in zip(packed_layers(file), _packed_buffers(file), strict=True)
-    ]
-
-
-def _packed_buffers(file: Any) -> list[np.ndarray]:
-    """The buffers that `packed_layers` describes, in its order."""
-    found: dict[int, None] = {}
-    for graph in file.subgraphs:
-        for op in graph.operators or ():
-            code = flatbuffer.text(file.operatorCodes[op.opcodeIndex].customCode)
-            inputs = flatbuffer.indices(op.inputs)
-            used = inputs[1:2] if code in packed.STANDS_FOR else inputs if code == packed.EXPAND else []
-            found.update({graph.tensors[index].buffer: None for index in used})
-    return [np.asarray(file.buffers[index].data, np.uint8) for index in found]
+    return [_packed_row(layer, buffer) for layer, buffer in packed_weights(file)]
 
 
 def _packed_row(layer: packed.Layer, buffer: np.ndarray) -> LayerBytes:

@@ -22,6 +22,11 @@ def packed_layers(model: Any) -> list[packed.Layer]:
     Raises:
         FormatError: packed weights that are damaged, or of other weights than the file says.
     """
+    return [layer for layer, _ in packed_weights(model)]
+
+
+def packed_weights(model: Any) -> list[tuple[packed.Layer, np.ndarray]]:
+    """As `packed_layers`, each with its packed buffer, uint8."""
     layers = {}
     for graph in model.subgraphs:
         for op in graph.operators or ():
@@ -30,7 +35,8 @@ def packed_layers(model: Any) -> list[packed.Layer]:
                 data = model.buffers[tensor.buffer].data
                 data = np.asarray([] if data is None else data, np.uint8)
                 shape = tuple(flatbuffer.indices(named.shape)) if form == "expand" else weights_shape(model, op, data)
-                layers[tensor.buffer] = packed.describe(flatbuffer.text(named.name), data, form=form, shape=shape)
+                layer = packed.describe(flatbuffer.text(named.name), data, form=form, shape=shape)
+                layers[tensor.buffer] = layer, data
     return list(layers.values())
 
 
