@@ -7,20 +7,40 @@
 namespace keras_prune_test {
 namespace {
 
-#if defined(__x86_64__)
-constexpr Sell16Shape kTriples = {kTripleWindow, true}, kShapes[] = {{32, false}, {64, false}, kTriples};
+struct Form {
+  const FcKernel* kernel;
+  Sell16Shape shape;
+};
 
-// Through each shape that AVX-512's kernel takes.
-void CheckShapes(const Layer& layer, const std::vector<size_t>& batches) {
-  if (!IsaSupported(Isa::kAvx512)) return;
+#if defined(__x86_64__)
+constexpr Form kForms[] = {{&kFcAvx2, {kWidestWindow, false}},
+                           {&kFcAvx512, {32, false}},
+                           {&kFcAvx512, {64, false}},
+                           {&kFcAvx512, {kTripleWindow, true}}};
+#elif defined(__aarch64__)
+constexpr Form kForms[] = {{&kFcNeon, {kWidestWindow, false}}};
+#endif
+
+// Calls check(view, layout) for each shape that this CPU's kernels take.
+template <typename Check>
+void ForEachForm(const Layer& layer, Check&& check) {
   const std::vector<uint8_t> packed = Pack(layer);
   PackedView view;
   EXPECT(ParsePacked(packed.data(), packed.size(), &view) == Status::kOk, "pack");
   Sell16Builder builder(view);
   EXPECT(builder.Scan() == Status::kOk, "scan");
-  for (const Sell16Shape& shape : kShapes) {
+  for (const Form& form : kForms) {
     FcLayout* layout = nullptr;
-    EXPECT(builder.Build(shape, builder.CountGroups(shape), &kFcAvx512, &layout) == Status::kOk, "build");
+    if (!IsaSupported(form.kernel->isa)) continue;
+    const uint64_t groups = builder.CountGroups(form.shape);
+    EXPECT(builder.Build(form.shape, groups, form.kernel, &layout) == Status::kOk, "%s", form.kernel->name);
+    check(view, layout);
+    FreeFcLayout(layout);
+  }
+}
+
+void CheckForms(const Layer& layer, const std::vector<size_t>& batches) {
+  ForEachForm(layer, [&](const PackedView& view, const FcLayout* layout) {
     for (size_t batch : batches) {
       const std::vector<float> x = RandomVector(batch * layer.cols, 7);
       CheckForward(view, layout, x, {batch, true, -kInf, kInf});
@@ -28,22 +48,21 @@ void CheckShapes(const Layer& layer, const std::vector<size_t>& batches) {
       CheckBackward(view, layout, batch);
       CheckThreads(layout, x, batch);
     }
-    FreeFcLayout(layout);
-  }
+  });
 }
 
 // The last window begins at a multiple of 16 columns, or at any column behind one.
 TEST(AllTailsOfRowsAndColumns) {
   for (uint32_t rows : {1u, 15u, 16u, 17u, 40u}) {
     for (uint32_t cols : {1u, 15u, 33u, 63u, 64u, 65u, 79u, 80u, 81u, 95u, 96u, 127u, 128u, 129u, 200u}) {
-      CheckShapes(RandomLayer(rows, cols, 0.2, 16, rows * 1000 + cols), {1, 5});
+      CheckForms(RandomLayer(rows, cols, 0.2, 16, rows * 1000 + cols), {1, 5});
     }
   }
 }
 
 TEST(Densities) {
   for (double density : {0.0, 0.002, 0.01, 0.05, 0.3, 1.0}) {
-    for (uint32_t size : {2u, 16u}) CheckShapes(RandomLayer(70, 1003, density, size, 11), {0, 1, 4});
+    for (uint32_t size : {2u, 16u}) CheckForms(RandomLayer(70, 1003, density, size, 11), {0, 1, 4});
   }
 }
 
@@ -58,30 +77,22 @@ TEST(ColumnsFarApart) {
           layer.codes[size_t{row} * layer.cols + k * apart + row % 11] = static_cast<uint8_t>(1 + (row + k) % 2);
         }
       }
-      CheckShapes(layer, {1});
+      CheckForms(layer, {1});
     }
   }
 }
 
 TEST(WhatIsPrunedNeverTouchesX) {
-  if (!IsaSupported(Isa::kAvx512)) return;
   const Layer layer = RandomLayer(45, 333, 0.06, 16, 71);
-  const std::vector<uint8_t> packed = Pack(layer);
-  PackedView view;
-  EXPECT(ParsePacked(packed.data(), packed.size(), &view) == Status::kOk, "pack");
-  Sell16Builder builder(view);
-  EXPECT(builder.Scan() == Status::kOk, "scan");
-  FcLayout* layout = nullptr;
-  EXPECT(builder.Build(kTriples, builder.CountGroups(kTriples), &kFcAvx512, &layout) == Status::kOk, "build");
-  for (uint32_t at = 0; at < layer.cols; at += 3) {
-    std::vector<float> x = RandomVector(layer.cols, 73);
-    x[at] = kInf;
-    x[(at + 100) % layer.cols] = std::numeric_limits<float>::quiet_NaN();
-    CheckForward(view, layout, x, {1, true, -kInf, kInf});
-  }
-  FreeFcLayout(layout);
+  ForEachForm(layer, [&](const PackedView& view, const FcLayout* layout) {
+    for (uint32_t at = 0; at < layer.cols; at += 3) {
+      std::vector<float> x = RandomVector(layer.cols, 73);
+      x[at] = kInf;
+      x[(at + 100) % layer.cols] = std::numeric_limits<float>::quiet_NaN();
+      CheckForward(view, layout, x, {1, true, -kInf, kInf});
+    }
+  });
 }
-#endif
 
 }  // namespace
 }  // namespace keras_prune_test
