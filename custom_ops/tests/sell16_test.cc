@@ -12,14 +12,16 @@ struct Form {
   Sell16Shape shape;
 };
 
+const std::vector<Form> kForms = {
 #if defined(__x86_64__)
-constexpr Form kForms[] = {{&kFcAvx2, {kWidestWindow, false}},
-                           {&kFcAvx512, {32, false}},
-                           {&kFcAvx512, {64, false}},
-                           {&kFcAvx512, {kTripleWindow, true}}};
+    {&kFcAvx2, {kWidestWindow, false}},
+    {&kFcAvx512, {32, false}},
+    {&kFcAvx512, {64, false}},
+    {&kFcAvx512, {kTripleWindow, true}},
 #elif defined(__aarch64__)
-constexpr Form kForms[] = {{&kFcNeon, {kWidestWindow, false}}};
+    {&kFcNeon, {kWidestWindow, false}},
 #endif
+};
 
 // Calls check(view, layout) for each shape that this CPU's kernels take.
 template <typename Check>
