@@ -3,22 +3,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdarg>
-#include <cstdio>
-#include <cstdlib>
-#include <string>
-#include <vector>
 
-#include "../tflite/shared.h"
-#include "stream_coding.h"
-#include "testing.h"
+#include "operator_graph.h"
 
 namespace keras_prune_test {
 namespace {
-
-using namespace keras_prune;  // NOLINT(build/namespaces): a test of that namespace
-
-enum Index { kX, kPacked, kBias, kY, kNumTensors };
 
 // Version 2, all codes stored.
 Bytes PackTensor(const Layer& layer) {
@@ -37,111 +26,35 @@ Bytes PackTensor(const Layer& layer) {
   return packed;
 }
 
-TfLiteIntArray* NewArray(const std::vector<int>& values) {
-  auto* array = static_cast<TfLiteIntArray*>(std::malloc(sizeof(int) * (values.size() + 1)));
-  array->size = static_cast<int>(values.size());
-  for (size_t i = 0; i < values.size(); ++i) reinterpret_cast<int*>(array)[1 + i] = values[i];
-  return array;
-}
-
 // A graph of one operator: x (1, 4, 5, 3), packed (6, 2 * 3 * 3), bias (6), y (1, 4, 5, 6); "same", no activation.
-struct Graph {
-  Layer layer = RandomLayer(6, 18, 0.5, 16, 5);
-  Bytes packed = PackTensor(layer), options = {1, 0, 0, 0, 2, 3, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0};
-  std::vector<float> x = RandomVector(60), bias = RandomVector(6), y = std::vector<float>(120);
-  TfLiteTensor tensors[kNumTensors] = {};
-  TfLiteNode node = {};
-  TfLiteRegistration registration = PackedConvRegistration();
-  TfLiteContext context = {};
-  Shared shared = {Isa::kScalar, 3, nullptr};
-  std::string error;
-
-  Graph() {
+struct Graph : OperatorGraph {
+  Graph() : OperatorGraph(PackedConvRegistration(), Isa::kScalar) {
+    layer = RandomLayer(6, 18, 0.5, 16, 5);
+    packed = PackTensor(layer);
+    options = {1, 0, 0, 0, 2, 3, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0};
+    x = RandomVector(60);
+    bias = RandomVector(6);
+    y.resize(120);
     Set(kX, kTfLiteFloat32, kTfLiteArenaRw, {1, 4, 5, 3}, x.data(), 240);
     Set(kPacked, kTfLiteUInt8, kTfLiteMmapRo, {static_cast<int>(packed.size())}, packed.data(), packed.size());
     Set(kBias, kTfLiteFloat32, kTfLiteMmapRo, {6}, bias.data(), 24);
     Set(kY, kTfLiteFloat32, kTfLiteArenaRw, {1, 4, 5, 6}, y.data(), 480);
-    node.inputs = NewArray({kX, kPacked, kBias});
-    node.outputs = NewArray({kY});
-    context.tensors_size = kNumTensors;
-    context.tensors = tensors;
-    context.impl = this;
-    context.GetNodeAndRegistration = [](TfLiteContext* c, int, TfLiteNode** n, TfLiteRegistration** r) {
-      *n = &static_cast<Graph*>(c->impl)->node;
-      *r = &static_cast<Graph*>(c->impl)->registration;
-      return kTfLiteOk;
-    };
-    context.ResizeTensor = [](TfLiteContext*, TfLiteTensor* t, TfLiteIntArray* dims) {
-      std::free(t->dims);
-      t->dims = dims;
-      return kTfLiteOk;
-    };
-    context.ReportError = KeepError;
+    InitSealed();
+  }
+
+  // With a right checksum.
+  void InitSealed() {
+    if (options.size() >= 16) Put32(Crc32(0, options.data(), 12), options.data() + 12);
     Init();
   }
 
-  ~Graph() {
-    registration.free(&context, node.user_data);
-    FreePools(&shared);
-    for (TfLiteTensor& t : tensors) std::free(t.dims);
-    std::free(node.inputs);
-    std::free(node.outputs);
-  }
-
-  // Again after the node or its options were changed.
-  void Init() {
-    if (options.size() >= 16) Put32(Crc32(0, options.data(), 12), options.data() + 12);
-    InitAsItIs();
-  }
-
-  void InitAsItIs() {
-    node.custom_initial_data = options.data();
-    node.custom_initial_data_size = static_cast<int>(options.size());
-    TfLiteDelegate delegate = {};
-    delegate.data = &shared;
-    TfLiteIntArray* replaced = NewArray({0});
-    TfLiteDelegateParams params = {&delegate, replaced, nullptr, nullptr};
-    registration.free(&context, node.user_data);
-    node.user_data = registration.init(&context, reinterpret_cast<const char*>(&params), 0);
-    std::free(replaced);
-  }
-
-  void Set(Index index, int type, int allocation, const std::vector<int>& dims, void* data, size_t bytes) {
-    TfLiteTensor& t = tensors[index];
-    std::free(t.dims);
-    t.type = type;
-    t.allocation_type = allocation;
-    t.dims = NewArray(dims);
-    t.data = data;
-    t.bytes = bytes;
-    t.name = "t";
-  }
-
-  static void KeepError(TfLiteContext* context, const char* format, ...) {
-    char text[512];
-    va_list arguments;
-    va_start(arguments, format);
-    std::vsnprintf(text, sizeof text, format, arguments);
-    va_end(arguments);
-    static_cast<Graph*>(context->impl)->error = text;
-  }
-
-  bool Prepare() { return registration.prepare(&context, &node) == kTfLiteOk; }
-  bool Invoke() { return registration.invoke(&context, &node) == kTfLiteOk; }
-  bool Says(const char* text) const { return error.find(text) != std::string::npos; }
-
-  // With one option changed and a right checksum.
+  // With one option changed.
   bool PreparesWith(size_t at, uint8_t value) {
     options[at] = value;
-    Init();
+    InitSealed();
     return Prepare();
   }
 };
-
-bool HasShape(const TfLiteTensor& t, const std::vector<int>& dims) {
-  const int* first = t.dims->data;
-  return std::vector<int>(first, first + t.dims->size) == dims;
-}
 
 // With a stride of 1, of "same" padding for a 2 x 3 kernel none is above, one column on the left.
 TEST(PreparesAndComputes) {
@@ -211,11 +124,11 @@ TEST(OptionsAreChecked) {
   }
   Graph short_one;
   short_one.options.resize(15);
-  short_one.Init();
+  short_one.InitSealed();
   EXPECT(!short_one.Prepare() && short_one.Says("expected 16 bytes of options, got 15"), "%s", short_one.error.c_str());
   Graph corrupt;
   corrupt.options[13] ^= 1;
-  corrupt.InitAsItIs();
+  corrupt.Init();
   EXPECT(!corrupt.Prepare() && corrupt.Says("the options' checksum"), "%s", corrupt.error.c_str());
 }
 
@@ -230,22 +143,22 @@ TEST(StaticOptionsAreChecked) {
   for (uint32_t scale : {0u, 0x80000000u, 0x7F800000u, 0x7FC00000u, 0xBF800000u}) {
     Graph g;
     g.options = StaticOptions(scale);
-    g.Init();
+    g.InitSealed();
     EXPECT(!g.Prepare() && g.Says("expected a scale above 0"), "%s", g.error.c_str());
   }
   Graph flags, valid, corrupt;
   flags.options = StaticOptions(0x3F800000, 8);
-  flags.Init();
+  flags.InitSealed();
   EXPECT(!flags.Prepare() && flags.Says("unknown flags 8; install"), "%s", flags.error.c_str());
   valid.options = StaticOptions(0x3F800000, 1 | 4);  // ReLU, "valid"
-  valid.Init();
+  valid.InitSealed();
   EXPECT(valid.Prepare() && valid.Invoke(), "%s", valid.error.c_str());
   EXPECT(HasShape(valid.tensors[kY], {1, 3, 3, 6}), "shape");
   for (size_t i = 0; i < 54; ++i) EXPECT(valid.y[i] >= 0.0f, "%g", valid.y[i]);
   corrupt.options = StaticOptions(0x3F800000);
-  corrupt.Init();
+  corrupt.InitSealed();
   corrupt.options[9] ^= 1;
-  corrupt.InitAsItIs();
+  corrupt.Init();
   EXPECT(!corrupt.Prepare() && corrupt.Says("the options' checksum"), "%s", corrupt.error.c_str());
 }
 
@@ -255,7 +168,7 @@ TEST(NewerVersionsAskForANewerLibrary) {
     Graph g;
     g.options = Bytes(size);
     g.options[0] = 3;
-    g.InitAsItIs();
+    g.Init();
     EXPECT(!g.Prepare() && g.Says("expected options version 1 or 2, got 3; install a keras_prune that reads it"), "%s",
            g.error.c_str());
   }
@@ -269,7 +182,7 @@ TEST(Int8ActivationsAreQuantized) {
     Graph g;
     if (is_static) {
       g.options = StaticOptions(0x3C800000);  // 1 / 64
-      g.Init();
+      g.InitSealed();
     }
     EXPECT(is_static ? g.Prepare() : g.PreparesWith(3, 1), "%s", g.error.c_str());
     EXPECT(g.Invoke(), "%s", g.error.c_str());
@@ -346,7 +259,7 @@ TEST(ClaimedSizesAreChecked) {
     g.Set(kPacked, kTfLiteUInt8, kTfLiteMmapRo, {static_cast<int>(packed.size())}, packed.data(), packed.size());
     g.Set(kX, kTfLiteFloat32, kTfLiteArenaRw, {1, 2, 2, 1}, g.x.data(), 16);
     g.node.inputs->size = with_bias ? 3 : 2;
-    g.Init();
+    g.InitSealed();
     const char* want = with_bias ? "bias t: expected shape [2147483647]" : "expected a last dimension of 2147483647";
     EXPECT(!g.Prepare() && g.Says(want), "%s", g.error.c_str());
     std::free(g.tensors[kY].dims);

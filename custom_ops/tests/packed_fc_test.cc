@@ -1,29 +1,12 @@
 // The delegate's operator behind a fake of the runtime's context: what it checks, and when it makes its layout.
-#include <cmath>
-#include <cstdarg>
-#include <cstdio>
-#include <cstdlib>
-#include <string>
-#include <vector>
-
 #include "../tflite/packed_fc.h"
-#include "../tflite/shared.h"
-#include "packing.h"
-#include "testing.h"
+
+#include <cmath>
+
+#include "operator_graph.h"
 
 namespace keras_prune_test {
 namespace {
-
-using namespace keras_prune;  // NOLINT(build/namespaces): a test of that namespace
-
-enum Index { kX, kPacked, kBias, kY, kNumTensors };
-
-TfLiteIntArray* NewArray(const std::vector<int>& values) {
-  auto* array = static_cast<TfLiteIntArray*>(std::malloc(sizeof(int) * (values.size() + 1)));
-  array->size = static_cast<int>(values.size());
-  for (size_t i = 0; i < values.size(); ++i) reinterpret_cast<int*>(array)[1 + i] = values[i];
-  return array;
-}
 
 Isa BestIsa() {
   bool ok;
@@ -31,88 +14,21 @@ Isa BestIsa() {
 }
 
 // A graph of one packed operator: x (2, 20), packed, bias (3), y (2, 3).
-struct Graph {
-  Layer layer = RandomLayer(3, 20, 0.5, 16, 5);
-  std::vector<uint8_t> packed = Pack(layer);
-  std::vector<float> x = RandomVector(40), bias = RandomVector(3), y = std::vector<float>(6);
-  std::vector<uint8_t> options = {1, 0, 0, 0, 0, 0, 0, 0};
-  TfLiteTensor tensors[kNumTensors] = {};
-  TfLiteNode node = {};
-  TfLiteRegistration registration = PackedFcRegistration();
-  TfLiteContext context = {};
-  Shared shared = {BestIsa(), 3, nullptr};
-  std::string error;
-
-  Graph() {
+struct Graph : OperatorGraph {
+  Graph() : OperatorGraph(PackedFcRegistration(), BestIsa()) {
+    layer = RandomLayer(3, 20, 0.5, 16, 5);
+    packed = Pack(layer);
+    options = {1, 0, 0, 0, 0, 0, 0, 0};
     Put32(Crc32(0, options.data(), 4), options.data() + 4);
+    x = RandomVector(40);
+    bias = RandomVector(3);
+    y.resize(6);
     Set(kX, kTfLiteFloat32, kTfLiteArenaRw, {2, 20}, x.data(), 160);
     Set(kPacked, kTfLiteUInt8, kTfLiteMmapRo, {static_cast<int>(packed.size())}, packed.data(), packed.size());
     Set(kBias, kTfLiteFloat32, kTfLiteMmapRo, {3}, bias.data(), 12);
     Set(kY, kTfLiteFloat32, kTfLiteArenaRw, {2, 3}, y.data(), 24);
-    node.inputs = NewArray({kX, kPacked, kBias});
-    node.outputs = NewArray({kY});
-    node.custom_initial_data = options.data();
-    node.custom_initial_data_size = static_cast<int>(options.size());
-    context.tensors_size = kNumTensors;
-    context.tensors = tensors;
-    context.impl = this;
-    context.GetNodeAndRegistration = [](TfLiteContext* c, int, TfLiteNode** n, TfLiteRegistration** r) {
-      *n = &static_cast<Graph*>(c->impl)->node;
-      *r = &static_cast<Graph*>(c->impl)->registration;
-      return kTfLiteOk;
-    };
-    context.ResizeTensor = [](TfLiteContext*, TfLiteTensor* t, TfLiteIntArray* dims) {
-      std::free(t->dims);
-      t->dims = dims;
-      return kTfLiteOk;
-    };
-    context.ReportError = KeepError;
-    context.recommended_num_threads = -1;
     Init();
   }
-
-  ~Graph() {
-    registration.free(&context, node.user_data);
-    FreePools(&shared);
-    for (TfLiteTensor& t : tensors) std::free(t.dims);
-    std::free(node.inputs);
-    std::free(node.outputs);
-  }
-
-  // Again after the node was changed.
-  void Init() {
-    TfLiteDelegate delegate = {};
-    delegate.data = &shared;
-    TfLiteIntArray* replaced = NewArray({0});
-    TfLiteDelegateParams params = {&delegate, replaced, nullptr, nullptr};
-    registration.free(&context, node.user_data);
-    node.user_data = registration.init(&context, reinterpret_cast<const char*>(&params), 0);
-    std::free(replaced);
-  }
-
-  void Set(Index index, int type, int allocation, const std::vector<int>& dims, void* data, size_t bytes) {
-    TfLiteTensor& t = tensors[index];
-    std::free(t.dims);
-    t.type = type;
-    t.allocation_type = allocation;
-    t.dims = NewArray(dims);
-    t.data = data;
-    t.bytes = bytes;
-    t.name = "t";
-  }
-
-  static void KeepError(TfLiteContext* context, const char* format, ...) {
-    char text[512];
-    va_list arguments;
-    va_start(arguments, format);
-    std::vsnprintf(text, sizeof text, format, arguments);
-    va_end(arguments);
-    static_cast<Graph*>(context->impl)->error = text;
-  }
-
-  bool Prepare() { return registration.prepare(&context, &node) == kTfLiteOk; }
-  bool Invoke() { return registration.invoke(&context, &node) == kTfLiteOk; }
-  bool Says(const char* text) const { return error.find(text) != std::string::npos; }
 };
 
 TEST(PreparesAndComputes) {
@@ -182,8 +98,6 @@ TEST(ClaimedSizesAreChecked) {
 
 void Replace(Graph* g, const std::vector<uint8_t>& options) {
   g->options = options;
-  g->node.custom_initial_data = g->options.data();
-  g->node.custom_initial_data_size = static_cast<int>(g->options.size());
   g->Init();
 }
 
