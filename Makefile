@@ -143,6 +143,7 @@ performance-page: setup  ## Put the figures of make performance into docs/perfor
 bench: performance  ## Speed and memory as ratios, each measured in turn in one run; JSON in $(OUT)/bench.
 	$(QUIET_TF) $(BIN)/python benchmarks/convolutions.py --json $(OUT)/bench/convolutions.json
 	$(QUIET_TF) $(BIN)/python benchmarks/kernel_choices.py --json $(OUT)/bench/kernel_choices.json
+	$(QUIET_TF) $(BIN)/python benchmarks/kernel_choices.py --values 256 --json $(OUT)/bench/kernel_choices_256.json
 	$(QUIET_TF) $(BIN)/python benchmarks/training.py --out $(OUT)/bench --json $(OUT)/bench/training.json
 	$(QUIET_TF) $(BIN)/python benchmarks/scoring.py --out $(OUT)/bench --json $(OUT)/bench/scoring.json
 	$(QUIET_TF) $(BIN)/python benchmarks/freezing.py --out $(OUT)/bench --json $(OUT)/bench/freezing.json

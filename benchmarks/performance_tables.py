@@ -10,7 +10,8 @@ from typing import Any
 
 FLOAT, INT8 = "packed, float activations", "packed, int8 activations"
 DENSES = ("dense float32", "dense int8")
-PARTS = ("kernels", "scaling", "thread_scaling", "memory", "convolutions", "kernel_choices")
+CHOICES = ("kernel_choices", "kernel_choices_256")  # of codebooks of 16 and of 256 values
+PARTS = ("kernels", "scaling", "thread_scaling", "memory", "convolutions", *CHOICES)
 GOOD = 1.1  # of the best form's time
 NOTHING = "*Not measured yet.*"
 Figures = Mapping[str, Any]
@@ -159,13 +160,15 @@ def convolutions(figures: Figures) -> str:
 def choices(figures: Figures) -> str:
     """How often the exporter's choice is as good as the best, and what it chose."""
     rows = []
-    for kind, judged in figures["kernel_choices"]["layers"].items():
-        worse = [row["times_the_best"] for row in judged]
-        forms = [row["choice"] for row in judged]
-        chosen = ", ".join(f"{form} {forms.count(form)}" for form in sorted(set(forms)))
-        good = sum(ratio <= GOOD for ratio in worse) / len(worse)
-        rows.append([f'`activations="{kind}"`', str(len(judged)), f"{good:.1%}", times(max(worse)), chosen])
-    head = ("exports with", "layers", "within 10 % of the best", "worst, of the best's time", "chosen")
+    for part in (figures[name] for name in CHOICES if name in figures):
+        for kind, judged in part["layers"].items():
+            worse = [row["times_the_best"] for row in judged]
+            forms = [row["choice"] for row in judged]
+            chosen = ", ".join(f"{form} {forms.count(form)}" for form in sorted(set(forms)))
+            good = sum(ratio <= GOOD for ratio in worse) / len(worse)
+            cells = [str(part["values"]), str(len(judged)), f"{good:.1%}", times(max(worse)), chosen]
+            rows.append([f'`activations="{kind}"`', *cells])
+    head = ("exports with", "values", "layers", "within 10 % of the best", "worst, of the best's time", "chosen")
     return table(head, rows)
 
 

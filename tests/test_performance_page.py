@@ -117,10 +117,11 @@ def test_tables_of_convolutions_and_choices(tables):
         f"| **all thirteen** | 13 {cells}",
     ]
     judged = [{"choice": choice, "times_the_best": worse} for choice, worse in (("packed", 1.0), ("dense", 1.25))]
-    figures = {
-        "kernel_choices": {"machine": MACHINE, "quick": False, "layers": {"int8": judged, "float32": judged[:1]}}
-    }
-    assert tables.choices(figures).splitlines()[2:] == [
-        '| `activations="int8"` | 2 | 50.0% | 1.25× | dense 1, packed 1 |',
-        '| `activations="float32"` | 1 | 100.0% | 1.00× | packed 1 |',
+    part = {"machine": MACHINE, "quick": False, "values": 16, "layers": {"int8": judged, "float32": judged[:1]}}
+    wanted = [
+        '| `activations="int8"` | 16 | 2 | 50.0% | 1.25× | dense 1, packed 1 |',
+        '| `activations="float32"` | 16 | 1 | 100.0% | 1.00× | packed 1 |',
     ]
+    assert tables.choices({"kernel_choices": part}).splitlines()[2:] == wanted
+    both = {"kernel_choices": part, "kernel_choices_256": part | {"values": 256}}
+    assert tables.choices(both).splitlines()[2:] == [*wanted, *(line.replace("| 16 |", "| 256 |") for line in wanted)]
