@@ -173,7 +173,7 @@ def device_costs(path: str | os.PathLike[str]) -> Iterator[None]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not one of these files.
+        ValueError: it is not one of these files, but a folder or another one, or the delegate has no such kernels.
 
     Example:
         >>> with keras_prune.device_costs("raspberry_pi.json"):  # doctest: +SKIP
