@@ -4,23 +4,13 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <vector>
 
 #include "../kernels/kernel.h"
-#include "packing.h"
-#include "testing.h"
+#include "supported.h"
 
 namespace keras_prune_test {
 namespace {
-
-using namespace keras_prune;  // NOLINT(build/namespaces): a test of that namespace
-
-constexpr Isa kAllIsas[] = {Isa::kReference,  Isa::kScalar, Isa::kAvx2,   Isa::kAvx512,
-                            Isa::kAvx512Vbmi, Isa::kNeon,   Isa::kNeonDot};
-constexpr float kInf = std::numeric_limits<float>::infinity();
-constexpr float kGuard = 12345.0f;  // stands after every output: nothing may write there
-constexpr size_t kGuards = 32;
 
 // A kernel of tiles as plain as can be, whatever tiles the instruction sets have.
 struct PlainLayout : FcLayout {
@@ -112,13 +102,12 @@ std::vector<float> Run(const Case& c, const FcLayout* layout, const std::vector<
   const std::vector<float> bias = RandomVector(c.rows, 3);
   std::vector<float> y(ConvPixels(c.shape) * c.rows + kGuards, kGuard);
   Workers* workers = MakeWorkers(call.threads);
-  void* workspace = AllocateAligned(ConvWorkspaceBytes(layout, c.shape, NumThreads(workers), call.x_scale));
+  const Workspace workspace(ConvWorkspaceBytes(layout, c.shape, NumThreads(workers), call.x_scale));
   FcCall made = {x.data(), ConvPixels(c.shape), call.bias ? bias.data() : nullptr, call.low, call.high, y.data()};
   made.x_scale = call.x_scale;
   made.workers = workers;
-  made.workspace = workspace;
+  made.workspace = workspace.memory();
   ConvForward(layout, c.shape, made);
-  FreeAligned(workspace);
   FreeWorkers(workers);
   for (size_t i = y.size() - kGuards; i < y.size(); ++i) EXPECT(y[i] == kGuard, "wrote past the output");
   y.resize(y.size() - kGuards);
@@ -154,8 +143,7 @@ void CheckCase(const Case& c, const Layer& layer) {
     CheckLayout(c, layer, layout);
     FreeFcLayout(layout);
   }
-  for (Isa isa : kAllIsas) {
-    if (!IsaSupported(isa)) continue;
+  for (Isa isa : SupportedIsas()) {
     for (size_t batch : {size_t{1}, ConvPixels(c.shape)}) {  // a layout computes any batch
       FcLayout* layout = nullptr;
       EXPECT(MakeFcLayout(view, {isa, Activations::kFloat32, batch}, &layout) == Status::kOk, "%s", IsaName(isa));
@@ -217,26 +205,21 @@ TEST(EmptyFullAndAllZeroRows) {
 
 TEST(AnEmptyBatch) { Check(MakeCase(0, 5, 4, 3, 1, 1, true)); }
 
-bool SameBits(const std::vector<float>& a, const std::vector<float>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
-}
-
 // What is quantized once, with one scale, has the values that each patch would have.
 void CheckInt8(const Case& c, const FcLayout* layout, const std::vector<float>& x, const std::vector<float>& patches) {
   const size_t pixels = ConvPixels(c.shape);
   std::vector<float> want(pixels * c.rows);
-  void* workspace = AllocateAligned(FcWorkspaceBytes(layout, pixels, 1));
+  const Workspace workspace(layout, pixels);
   for (float x_scale : {0.0f, 0.01f, 1e-44f}) {
     FcCall call = {patches.data(), pixels, nullptr, -kInf, kInf, want.data()};
     call.x_scale = x_scale;
-    call.workspace = workspace;
+    call.workspace = workspace.memory();
     FcForward(layout, call);
     for (int threads : {1, 2, 3}) {
       EXPECT(SameBits(Run(c, layout, x, {false, -kInf, kInf, threads, x_scale}), want), "%s, %d threads, scale %g",
              FcKernelName(layout), threads, x_scale);
     }
   }
-  FreeAligned(workspace);
 }
 
 std::vector<float> PatchesOf(const Case& c, const std::vector<float>& x) {
@@ -272,10 +255,9 @@ TEST(Int8PatchesAreThoseOfFullyConnectedLayers) {
     hostile[x.size() / 2 + 3] = -kInf;
     hostile[x.size() / 2 + 40] = std::numeric_limits<float>::quiet_NaN();
     const std::vector<float> patches = PatchesOf(c, x), hostile_patches = PatchesOf(c, hostile);
-    for (Isa isa : kAllIsas) {
+    for (Isa isa : SupportedIsas()) {
       for (size_t batch : {1, 64}) {
         FcLayout* layout = nullptr;
-        if (!IsaSupported(isa)) continue;
         EXPECT(MakeFcLayout(view, {isa, Activations::kInt8, batch}, &layout) == Status::kOk, "%s", IsaName(isa));
         if (IsInt8(layout->kernel->input)) {
           CheckInt8(c, layout, x, patches);

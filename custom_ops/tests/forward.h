@@ -2,37 +2,16 @@
 #ifndef KERAS_PRUNE_TESTS_FORWARD_H_
 #define KERAS_PRUNE_TESTS_FORWARD_H_
 
-#include <stdlib.h>
-
 #include <cmath>
-#include <cstring>
-#include <limits>
 #include <vector>
 
-#include "../kernels/fully_connected.h"
 #include "../kernels/reference.h"
-#include "packing.h"
-#include "testing.h"
+#include "supported.h"
 
 namespace keras_prune_test {
 namespace {
 
-using namespace keras_prune;  // NOLINT(build/namespaces): a test of that namespace
-
-constexpr Isa kAllIsas[] = {Isa::kReference, Isa::kScalar, Isa::kAvx2,   Isa::kAvx512,
-                            Isa::kAvx512Vbmi, Isa::kNeon,   Isa::kNeonDot};
 constexpr size_t kBatchClasses[] = {1, 64};  // what layouts are made for: a few batch rows, and many
-constexpr float kInf = std::numeric_limits<float>::infinity();
-constexpr float kGuard = 12345.0f;  // stands after every output: nothing may write there
-constexpr size_t kGuards = 32;
-
-inline std::vector<Isa> SupportedIsas() {
-  std::vector<Isa> isas;
-  for (Isa isa : kAllIsas) {
-    if (IsaSupported(isa)) isas.push_back(isa);
-  }
-  return isas;
-}
 
 // Rounding of one sum of `terms` products: the reference adds in double, the kernels in float32.
 inline bool Close(float got, float want, double magnitude) {
@@ -45,26 +24,6 @@ struct Call {
   size_t batch = 1;
   bool bias = true;
   float low = -kInf, high = kInf;
-};
-
-// Of exactly the needed size and full of NaN: the address sanitizer sees each access past it, the comparison what is
-// read before it is written.
-class Workspace {
- public:
-  Workspace(const FcLayout* layout, size_t batch, int num_threads)
-      : num_bytes_(FcWorkspaceBytes(layout, batch, num_threads)) {
-    if (num_bytes_ == 0) return;
-    EXPECT(posix_memalign(&data_, kWorkspaceAlignment, num_bytes_) == 0, "%zu bytes", num_bytes_);
-    std::memset(data_, 0xFF, num_bytes_);
-  }
-  ~Workspace() { free(data_); }
-  Workspace(const Workspace&) = delete;
-  Workspace& operator=(const Workspace&) = delete;
-  void* data() const { return data_; }
-
- private:
-  size_t num_bytes_;
-  void* data_ = nullptr;
 };
 
 // The same pools for all tests of a file; null for one thread.
@@ -81,13 +40,9 @@ inline std::vector<float> Forward(const FcLayout* layout, const std::vector<floa
   const Workspace workspace(layout, call.batch, NumThreads(workers));
   FcCall fc = {x.data(), call.batch, bias, call.low, call.high, y.data()};
   fc.workers = workers;
-  fc.workspace = workspace.data();
+  fc.workspace = workspace.memory();
   FcForward(layout, fc);
   return y;
-}
-
-inline bool SameBits(const std::vector<float>& a, const std::vector<float>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
 }
 
 inline void CheckForward(const PackedView& view, const FcLayout* layout, const std::vector<float>& x,

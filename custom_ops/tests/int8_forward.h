@@ -3,43 +3,15 @@
 #define KERAS_PRUNE_TESTS_INT8_FORWARD_H_
 
 #include <cmath>
-#include <cstdlib>
-#include <cstring>
 #include <limits>
 #include <vector>
 
-#include "../kernels/fully_connected.h"
 #include "../kernels/inputs.h"
 #include "../kernels/kernel.h"
-#include "packing.h"
-#include "testing.h"
+#include "supported.h"
 
 namespace keras_prune_test {
 namespace {
-
-using namespace keras_prune;  // NOLINT(build/namespaces): a test of that namespace
-
-constexpr Isa kAllIsas[] = {Isa::kReference,  Isa::kScalar, Isa::kAvx2,   Isa::kAvx512,
-                            Isa::kAvx512Vbmi, Isa::kNeon,   Isa::kNeonDot};
-constexpr float kInf = std::numeric_limits<float>::infinity();
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-constexpr float kGuard = 12345.0f;  // stands after every output: nothing may write there
-constexpr size_t kGuards = 32;
-
-// Workspace of exactly the bytes that are asked for, so that the address sanitizer sees every access past them.
-class Workspace {
- public:
-  Workspace(const FcLayout* layout, size_t batch, int num_threads = 1) {
-    const size_t num_bytes = FcWorkspaceBytes(layout, batch, num_threads);
-    if (num_bytes != 0 && posix_memalign(&memory_, kWorkspaceAlignment, num_bytes) != 0) std::abort();
-    if (num_bytes != 0) std::memset(memory_, 0x5A, num_bytes);
-  }
-  ~Workspace() { std::free(memory_); }
-  void* memory() const { return memory_; }
-
- private:
-  void* memory_ = nullptr;
-};
 
 // Half away from zero, as float32 rounds x * (1 / scale) + 0.5.
 inline int Quantized(float x, float scale) {
@@ -116,8 +88,8 @@ class Layouts {
   explicit Layouts(const Layer& layer, int gap_bits = 8) : packed_(Pack(layer, gap_bits)) {
     const Status status = ParsePacked(packed_.data(), packed_.size(), &view_);
     EXPECT(status == Status::kOk, "%s", StatusMessage(status));
-    for (Isa isa : kAllIsas) {
-      if (status == Status::kOk && IsaSupported(isa)) Add(isa);
+    for (Isa isa : SupportedIsas()) {
+      if (status == Status::kOk) Add(isa);
     }
   }
   ~Layouts() {
