@@ -37,11 +37,12 @@ TEST(EveryWindowWithoutFillers) {
         EXPECT(ParsePacked(packed.data(), packed.size(), &view) == Status::kOk, "pack");
         Sell16Builder builder(view);
         EXPECT(builder.Scan() == Status::kOk, "scan");
-        const uint64_t pairs = builder.CountPairs(window);
+        const Sell16Shape shape = {window, false};
+        const uint64_t pairs = builder.CountGroups(shape);
         EXPECT(pairs * kPairSlots == view.num_kept, "window %u, block %u, %u kept: %zu slots for %u", window, block,
                kept, static_cast<size_t>(pairs * kPairSlots), view.num_kept);
         FcLayout* layout = nullptr;
-        EXPECT(builder.Build(window, pairs, &kFcScalar, &layout) == Status::kOk, "build");
+        EXPECT(builder.Build(shape, pairs, &kFcScalar, &layout) == Status::kOk, "build");
         const size_t bytes = Aligned(sizeof(Sell16Layout)) + Aligned(4 * (rows / kLanes + 1)) + Aligned(4 * rows) +
                              Aligned(2 * pairs) + Aligned(view.num_kept) + Aligned(view.num_kept / 2);
         EXPECT(FcLayoutBytes(layout) == bytes, "%zu, not %zu", FcLayoutBytes(layout), bytes);
