@@ -33,6 +33,7 @@ TENSORFLOW = "2.16.2 2.17.1 2.18.1 2.19.1 2.20.0 2.21.0".split()
 RUNTIMES = {
     "tflite-runtime==2.14.0": ["numpy<2"],  # compiled for NumPy 1, as is the next
     **{f"ai-edge-litert=={version}": ["numpy<2"] if version < "1.1" else [] for version in LITERT},
+    "ai-edge-litert==2.1.6": ["ml_dtypes"],  # its own CompiledModel imports it
     **{f"tensorflow-cpu=={version}": [] for version in TENSORFLOW},
     "tflite-runtime==2.14.0 on Nehalem": ["numpy<2"],  # a CPU without AVX, emulated
 }
