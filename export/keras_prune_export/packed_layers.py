@@ -84,13 +84,16 @@ def _packed_bytes(layer: Any, schemes: Schemes) -> bytes | None:
         return None
     values = np.asarray(layer.kernel.numpy(), np.float32)
     scheme = schemes.of([layer.kernel.path], values, is_fully_connected=True)
-    work = kernel_costs.Work(values.shape[1], values.shape[0], int(np.count_nonzero(values)))
-    if not schemes.is_pruned(values) or not kernel_costs.packed_pays([work]):
+    if not schemes.is_pruned(values):
         return None
     few = scheme.fit(values.T) if isinstance(scheme, Codebook) else None
     if scheme == "lossless":
         few = value_coding.few_values(np.ascontiguousarray(values.T))
-    return None if few is None else tensor_format.encode_codes(*few)
+    if few is None:
+        return None
+    kept, codebook = int(np.count_nonzero(values)), len(few[1])
+    work = kernel_costs.Work(values.shape[1], values.shape[0], kept, codebook=codebook)
+    return tensor_format.encode_codes(*few) if kernel_costs.packed_pays([work]) else None
 
 
 def _copy(model: Any, packed: dict[int, bytes], *, name: str) -> tuple[Any, list[Any]]:
