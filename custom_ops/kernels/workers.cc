@@ -42,6 +42,9 @@ __asm__(".symver pthread_join, pthread_join@GLIBC_2.2.5");
 #elif defined(__aarch64__)
 __asm__(".symver pthread_create, pthread_create@GLIBC_2.17");
 __asm__(".symver pthread_join, pthread_join@GLIBC_2.17");
+#elif defined(__arm__)
+__asm__(".symver pthread_create, pthread_create@GLIBC_2.4");
+__asm__(".symver pthread_join, pthread_join@GLIBC_2.4");
 #endif
 #endif
 
