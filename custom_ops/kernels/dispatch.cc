@@ -20,25 +20,27 @@ struct Choice {
   const FcKernel* f32_rows;  // a few batch rows
   const FcKernel* f32_tile;  // from kFewestOfTile batch rows on
   const FcKernel* int8_rows;
+  const FcKernel* int8_thin_tile;  // from kFewestOfThinTile batch rows on: tiles of layers that keep few weights
   const FcKernel* int8_tile;  // from kFewestOfInt8Tile batch rows on
 };
 
 // On a Zen 4 a tile of 8 takes as long as 2 rows one by one (scalar and AVX2), .65 of 3, half of 4. AVX-512's kernel for
 // rows is up to four times as fast as AVX2's, its tiles can be twice.
 constexpr size_t kFewestOfTile = 4;
-constexpr size_t kFewestOfInt8Tile = 16;  // of fewer, small layers are faster row by row (s8_fc_tile.h)
+constexpr size_t kFewestOfInt8Tile = 16;  // of fewer, many layers are faster row by row (s8_fc_tile__avx2.cc)
+constexpr size_t kFewestOfThinTile = 8;
 
 // Best last.
 constexpr Choice kChoices[] = {
-    {Isa::kReference, "reference", &kFcReference, nullptr, &kFcS8Reference, nullptr},
-    {Isa::kScalar, "scalar", &kFcScalar, &kFcTileScalar, &kFcS8Scalar, &kFcS8TileScalar},
+    {Isa::kReference, "reference", &kFcReference, nullptr, &kFcS8Reference, nullptr, nullptr},
+    {Isa::kScalar, "scalar", &kFcScalar, &kFcTileScalar, &kFcS8Scalar, nullptr, &kFcS8TileScalar},
 #if defined(__x86_64__)
-    {Isa::kAvx2, "avx2", &kFcAvx2, &kFcTileAvx2, &kFcS8Avx2, &kFcS8TileAvx2},
-    {Isa::kAvx512, "avx512", &kFcAvx512, &kFcTileAvx512, nullptr, &kFcS8TileAvx512},
-    {Isa::kAvx512Vbmi, "avx512vbmi", nullptr, nullptr, &kFcS8Avx512Vbmi, &kFcS8Avx512Vbmi},
+    {Isa::kAvx2, "avx2", &kFcAvx2, &kFcTileAvx2, &kFcS8Avx2, &kFcS8ThinTileAvx2, &kFcS8TileAvx2},
+    {Isa::kAvx512, "avx512", &kFcAvx512, &kFcTileAvx512, nullptr, nullptr, &kFcS8TileAvx512},
+    {Isa::kAvx512Vbmi, "avx512vbmi", nullptr, nullptr, &kFcS8Avx512Vbmi, &kFcS8Avx512Vbmi, &kFcS8Avx512Vbmi},
 #elif defined(__aarch64__)
-    {Isa::kNeon, "neon", &kFcNeon, &kFcTileNeon, &kFcS8Neon, &kFcS8TileNeon},
-    {Isa::kNeonDot, "neondot", nullptr, nullptr, &kFcS8NeonDot, &kFcS8TileNeonDot},
+    {Isa::kNeon, "neon", &kFcNeon, &kFcTileNeon, &kFcS8Neon, nullptr, &kFcS8TileNeon},
+    {Isa::kNeonDot, "neondot", nullptr, nullptr, &kFcS8NeonDot, nullptr, &kFcS8TileNeonDot},
 #endif
 };
 constexpr int kNumChoices = sizeof kChoices / sizeof kChoices[0];
@@ -87,16 +89,18 @@ bool HasDotProduct() {
 }  // namespace
 
 const FcKernel* KernelFor(const FcOptions& options) {
-  const FcKernel *rows = &kFcScalar, *tile = nullptr, *int8 = nullptr, *int8_tile = nullptr;
+  const FcKernel *rows = &kFcScalar, *tile = nullptr, *int8 = nullptr, *thin = nullptr, *int8_tile = nullptr;
   for (const Choice& choice : kChoices) {
     if (choice.f32_rows != nullptr) rows = choice.f32_rows;
     if (choice.f32_tile != nullptr) tile = choice.f32_tile;
     if (choice.int8_rows != nullptr) int8 = choice.int8_rows;
+    if (choice.int8_thin_tile != nullptr) thin = choice.int8_thin_tile;
     if (choice.int8_tile != nullptr) int8_tile = choice.int8_tile;
     if (choice.isa == options.isa) break;
   }
   if (options.activations == Activations::kInt8 && int8 != nullptr) {
-    return int8_tile != nullptr && options.batch >= kFewestOfInt8Tile ? int8_tile : int8;
+    if (int8_tile != nullptr && options.batch >= kFewestOfInt8Tile) return int8_tile;
+    return thin != nullptr && options.batch >= kFewestOfThinTile ? thin : int8;
   }
   return tile != nullptr && options.batch >= kFewestOfTile ? tile : rows;
 }

@@ -110,6 +110,7 @@ extern const FcKernel kFcTileAvx2;
 extern const FcKernel kFcTileAvx512;
 extern const FcKernel kFcS8Avx2;
 extern const FcKernel kFcS8TileAvx2;
+extern const FcKernel kFcS8ThinTileAvx2;
 extern const FcKernel kFcS8TileAvx512;
 extern const FcKernel kFcS8Avx512Vbmi;
 #elif defined(__aarch64__)

@@ -98,12 +98,14 @@ class Layouts {
   const std::vector<FcLayout*>& all() const { return layouts_; }
 
  private:
-  // For a few batch rows and, where that is another one, for many.
+  // For one batch row and, where these are others, for some and for many.
   void Add(Isa isa) {
-    const FcOptions few = {isa, Activations::kInt8, 1}, many = {isa, Activations::kInt8, 64};
-    for (const FcOptions& options : {few, many}) {
+    FcOptions before = {isa, Activations::kInt8, 1};
+    for (size_t batch : {1, 8, 64}) {
+      const FcOptions options = {isa, Activations::kInt8, batch};
       FcLayout* layout = nullptr;
-      if (options.batch != 1 && FcSameLayout(few, many)) return;
+      if (batch != 1 && FcSameLayout(before, options)) continue;
+      before = options;
       EXPECT(MakeFcLayout(view_, options, &layout) == Status::kOk, "%s", IsaName(isa));
       if (layout != nullptr) layouts_.push_back(layout);
     }

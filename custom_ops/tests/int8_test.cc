@@ -155,6 +155,25 @@ TEST(FewWeightsTakeTheLayoutForRows) {
   }
 }
 
+// From 8 batch rows on tiles take less time where at most a sixteenth of the weights is kept, from 16 on of all layers.
+TEST(TilesOfFewWeightsTakeFewerBatchRows) {
+  if (!IsaSupported(Isa::kAvx2)) return;
+  for (uint32_t kept : {500u, 501u}) {
+    Layer layer{20, 400, std::vector<uint8_t>(8000), {0.0f, 1.0f}};
+    std::fill_n(layer.codes.begin(), kept, uint8_t{1});
+    const std::vector<uint8_t> packed = Pack(layer);
+    PackedView view;
+    EXPECT(ParsePacked(packed.data(), packed.size(), &view) == Status::kOk && view.num_kept == kept, "pack");
+    for (size_t batch : {1, 7, 8, 15, 16, 1000}) {
+      FcLayout* layout = nullptr;
+      EXPECT(MakeFcLayout(view, {Isa::kAvx2, Activations::kInt8, batch}, &layout) == Status::kOk, "%zu", batch);
+      const bool is_tile = std::strcmp(FcKernelName(layout), "s8_fc_tile__avx2") == 0;
+      EXPECT(is_tile == (batch >= (kept == 500 ? 8u : 16u)), "%u kept, batch %zu: %s", kept, batch, FcKernelName(layout));
+      FreeFcLayout(layout);
+    }
+  }
+}
+
 // What threads share: each part alone, and portions as `split` cuts them.
 TEST(PartsGiveTheSameTogetherAndAlone) {
   const Layer layer = RandomLayer(150, 500, 0.1, 16, 96);
