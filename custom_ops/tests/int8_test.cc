@@ -168,7 +168,8 @@ TEST(TilesOfFewWeightsTakeFewerBatchRows) {
       FcLayout* layout = nullptr;
       EXPECT(MakeFcLayout(view, {Isa::kAvx2, Activations::kInt8, batch}, &layout) == Status::kOk, "%zu", batch);
       const bool is_tile = std::strcmp(FcKernelName(layout), "s8_fc_tile__avx2") == 0;
-      EXPECT(is_tile == (batch >= (kept == 500 ? 8u : 16u)), "%u kept, batch %zu: %s", kept, batch, FcKernelName(layout));
+      const size_t fewest = kept == 500 ? 8 : 16;
+      EXPECT(is_tile == (batch >= fewest), "%u kept, batch %zu: %s", kept, batch, FcKernelName(layout));
       FreeFcLayout(layout);
     }
   }
