@@ -128,6 +128,8 @@ class PackedDense(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         """Computes on (batch, ..., inputs)."""
+        if "complex" in keras.backend.standardize_dtype(inputs.dtype):
+            raise ValueError(f"PackedDense: expected real inputs, got {inputs.dtype}: the kernels compute in float32")
         x = keras.ops.cast(inputs, "float32")
         packed = keras.ops.convert_to_tensor(self.packed)
         arithmetic: Any = {"activations": self.activations, "x_scale": self.x_scale}

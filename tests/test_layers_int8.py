@@ -130,6 +130,12 @@ def test_trains_the_layers_around_it(seeded, dtype, x_scale):
     np.testing.assert_array_equal(ops.to_numpy(model.layers[1].packed), packed)
 
 
+def test_complex_inputs_are_refused():
+    layer = PackedDense.from_dense(make_dense(), activations="int8")
+    with pytest.raises(ValueError, match=r"expected real inputs, got .*complex64"):
+        layer(random_x(2, 4).astype(np.complex64))
+
+
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
