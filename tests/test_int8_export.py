@@ -139,11 +139,19 @@ def test_each_signature_has_its_own_scales():
         (lambda x: x.astype(np.complex64), "expected real numbers for the input '.*', got an array of complex64"),
         (lambda x: x.astype(str), "expected real numbers for the input '.*', got an array of <U"),
         (lambda x: [None], "expected real numbers for the input"),
+        (lambda x: lambda: [[[x, x[0]]]], "expected arrays, each of one shape, for the inputs"),
     ],
 )
 def test_data_that_gives_no_scale(source, examples, *, change, message):
     with pytest.raises(ValueError, match=message):
         packed(source, change(examples))
+
+
+def test_nan_of_which_an_operator_makes_zeros_is_still_named():
+    model = prune(keras.Sequential([keras.Input((40,)), layers.Dense(30, activation="relu"), layers.Dense(20)]))
+    model.layers[0].kernel.assign(np.random.default_rng(0).normal(size=(40, 30)))
+    with pytest.raises(ValueError, match="got NaN or infinity for "):
+        keras_prune.export_tflite(model, activations="int8", representative_data=np.full((20, 40), np.nan, np.float32))
 
 
 def test_a_file_without_a_layer_that_computes_is_refused():

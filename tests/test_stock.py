@@ -186,3 +186,36 @@ def test_export_refuses_what_a_target_does_not_have():
         keras_prune.export_tflite(model, activations="int8", weights=Int8())
     with pytest.raises(ValueError, match="expected representative_data only with activations='int8'"):
         keras_prune.export_tflite(model, representative_data=np.zeros((3, 4)))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (lambda: None, "convert: representative_data: expected a function that yields lists of inputs, got one that"),
+        (np.ones((3, 4), np.complex64), "convert: representative_data: expected real numbers"),
+        (np.ones(4), r"got an array of shape \(4,\), not of \(examples, 4\)"),
+        (np.ones((0, 4)), "expected at least one example"),
+        (np.ones((3, 5)), r"expected at least one example of shape \(4,\)"),
+        (np.full((3, 4), np.inf), "convert: expected finite numbers as representative_data, got NaN or infinity"),
+        ("data", "expected real numbers"),
+        (lambda: [[np.full((1, 4), np.nan, np.float32)]], "the converter found none; pass some hundred typical inputs"),
+    ],
+)
+def test_data_of_which_the_converter_would_make_a_float_file_is_refused(data, message):
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
+    with pytest.raises(ValueError, match=message):
+        keras_prune.export_tflite(model, target="stock", activations="int8", representative_data=data)
+
+
+def test_a_function_may_return_what_can_be_gone_through_once():
+    model, x = keras.Sequential([keras.Input((4,)), layers.Dense(3)]), np.eye(4, dtype=np.float32)
+    calls = []
+
+    def examples():
+        calls.append(1)
+        return iter([[x[:2]], [x[2:]]])
+
+    int8 = {"target": "stock", "activations": "int8"}
+    data = keras_prune.export_tflite(model, **int8, representative_data=examples)
+    assert data == keras_prune.export_tflite(model, **int8, representative_data=x)
+    assert calls

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,23 +50,10 @@ def input_scales(data: bytes, activations: Activations) -> dict[Place, float]:
     except ValueError as error:
         problem = str(error).removeprefix("x: ")
         raise ValueError(f"{activations.function}: representative_data: {problem}") from error
+    if not run.is_finite:  # where an operator made zeros of it
+        largest = {place: value or math.nan for place, value in largest.items()}
     names = {place: _name(model, place, op) for place, op in computing(model)}
     return {place: step(largest.get(place), name, activations.function) for place, name in names.items()}
-
-
-def yielded(function: Callable[[], Any]) -> Iterator[Any]:
-    """What a function of the user yields.
-
-    Raises:
-        ValueError: it returned nothing to go through.
-    """
-    values = function()
-    if not isinstance(values, Iterable):
-        raise ValueError(
-            f"expected a function that yields lists of inputs, got one that returned {type(values).__name__}; use "
-            "yield in it, or return a list of such lists"
-        )
-    return iter(values)
 
 
 def batches(arrays: Sequence[np.ndarray], fixed: int | None) -> Iterator[list[np.ndarray]]:
@@ -101,32 +89,41 @@ class _Run:
 
     def __init__(self, data: bytes, model: Any) -> None:
         self.interpreter = all_tensors_interpreter(data, 1)
+        self.is_finite = True  # all inputs so far
         self._graphs = {flatbuffer.text(s.signatureKey): s.subgraphIndex for s in model.signatureDefs or ()}
 
     def all(self, data: Any) -> Iterator[int]:
         """The subgraph that was run, after each inference."""
         if callable(data):
-            for inputs in yielded(data):
+            for inputs in model_inputs.yielded(data):
                 yield self._one(inputs)
             return
         fixed = {int(detail["shape_signature"][0]) for detail in model_inputs.input_details(self.interpreter)} - {-1}
         for part in batches(model_inputs.arrays(self.interpreter, data), max(fixed, default=None)):
-            model_inputs.feed(self.interpreter, part)
-            self.interpreter.invoke()
-            yield 0
+            yield self._feed(part)
+
+    def _feed(self, arrays: list[np.ndarray]) -> int:
+        self._look(arrays)
+        model_inputs.feed(self.interpreter, arrays)
+        self.interpreter.invoke()
+        return 0
+
+    def _look(self, arrays: Iterable[np.ndarray]) -> None:
+        floats = [values for values in arrays if np.issubdtype(values.dtype, np.floating)]
+        self.is_finite = self.is_finite and all(np.isfinite(values).all() for values in floats)
 
     def _one(self, inputs: Any) -> int:
         is_signature = isinstance(inputs, tuple) and len(inputs) == 2 and isinstance(inputs[0], str)
         if not is_signature:
-            model_inputs.feed(self.interpreter, model_inputs.arrays(self.interpreter, inputs))
-            self.interpreter.invoke()
-            return 0
+            return self._feed(model_inputs.arrays(self.interpreter, inputs))
         key, values = inputs
         if key not in self._graphs or not isinstance(values, Mapping):
             raise ValueError(
                 f"expected pairs of a signature of {sorted(self._graphs)} and a dict of inputs, got {key!r}"
             )
-        self.interpreter.get_signature_runner(key)(**{name: np.asarray(array) for name, array in values.items()})
+        arrays = {name: np.asarray(array) for name, array in values.items()}
+        self._look(arrays.values())
+        self.interpreter.get_signature_runner(key)(**arrays)
         return self._graphs[key]
 
 

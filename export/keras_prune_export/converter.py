@@ -10,19 +10,16 @@ import pathlib
 import re
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
-from keras_prune_export import checks, copies, source_folder
+from keras_prune_export import calibration_examples, checks, copies, source_folder
 
 OPTIMIZATIONS = (None, "float16", "dynamic_range", "int8", "sparse")
 _LOOKUPS = ("IntegerLookup", "StringLookup", "TextVectorization", "Hashing", "HashedCrossing")
 # Newer converters give dynamic-range FULLY_CONNECTED a scale for each output: version 12 of the operator, which
 # tflite-runtime 2.14 refuses. Those without this switch know one scale only.
 _ONE_SCALE = "_experimental_disable_per_channel_quantization_for_dense_layers"
-_CALIBRATION_EXAMPLES = 300  # as the converter's guide advises: 100 to 500
 
 
 @contextlib.contextmanager
@@ -78,7 +75,7 @@ def convert(model: Any, *, optimize: str | None = None, representative_data: Any
         TypeError: neither a Keras 3 model nor a path.
         FileNotFoundError: nothing is at the path.
         ValueError: not built, NaN or infinite weights, no SavedModel or a packed one, an unknown optimization, "int8"
-            without data, or the converter's own refusal.
+            without data or with data that does not fit, or the converter's own refusal.
     """
     folder = source_folder.read(model, "convert") if source_folder.is_path(model) else None
     if folder is None:
@@ -88,11 +85,11 @@ def convert(model: Any, *, optimize: str | None = None, representative_data: Any
     if (optimize == "int8") != (representative_data is not None):
         raise ValueError("convert: expected representative_data with optimize='int8', and only with it")
     if folder is not None:
-        data = _representative(_folder_input(folder, representative_data), representative_data)
+        data = calibration_examples.of_folder(folder, representative_data)
         with tempfile.TemporaryDirectory(prefix="keras_prune_") as made, quiet():
             return _converted(lambda: source_folder.without_twin(folder, made), optimize, data, name=str(folder.path))
     source = copies.as_float32(model, "convert")
-    data = _representative(_model_input(model), representative_data)
+    data = calibration_examples.of_model(model, representative_data)
     with tempfile.TemporaryDirectory(prefix="keras_prune_") as made, quiet():
         layers = copies.all_layers(model)
         return _converted(lambda: _exported(source, made), optimize, data, name=model.name, layers=layers)
@@ -108,9 +105,12 @@ def _converted(
 ) -> bytes:
     """Converts the SavedModel that ``made`` makes or finds."""
     try:
-        return bytes(_converter(made(), optimize, data).convert())
+        result = bytes(_converter(made(), optimize, data).convert())
     except Exception as error:
         raise ValueError(_refusal(name, str(error), layers)) from error
+    if optimize == "int8":
+        calibration_examples.check_integers(result, name)
+    return result
 
 
 def _refusal(name: str, problem: str, layers: Sequence[Any]) -> str:
@@ -154,28 +154,3 @@ def _converter(folder: str, optimize: str | None, representative_data: Any) -> A
         stock.representative_dataset = representative_data
         stock.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     return stock
-
-
-def _representative(dtype: str, data: Any) -> Callable[[], Iterable[Any]] | None:
-    if data is None or callable(data):
-        return data
-    examples = np.asarray(data)[:_CALIBRATION_EXAMPLES].astype(dtype)
-    return lambda: ([examples[index : index + 1]] for index in range(len(examples)))
-
-
-def _model_input(model: Any) -> str:
-    """The dtype of the file's input; floats of any size become float32."""
-    inputs = list(getattr(model, "inputs", None) or [])
-    dtype = str(inputs[0].dtype) if len(inputs) == 1 else "float32"
-    return "float32" if "float" in dtype else dtype
-
-
-def _folder_input(folder: source_folder.SourceFolder, data: Any) -> str:
-    inputs = [dtype for signature in folder.signatures.values() for dtype in signature.values()]
-    if data is not None and not callable(data) and len(inputs) != 1:
-        raise ValueError(
-            f"convert: expected representative_data as a function, as {folder.path} has {len(inputs)} inputs in "
-            f"{len(folder.signatures)} signatures, got {type(data).__name__}; pass a function that yields lists of "
-            "inputs, or with several signatures pairs (signature, {input: array})"
-        )
-    return inputs[0] if len(inputs) == 1 else "float32"

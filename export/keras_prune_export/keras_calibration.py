@@ -56,7 +56,7 @@ def _inputs(model: Any, data: Any) -> Iterator[Any]:
     """Batches in the structure that the model takes."""
     import keras  # noqa: PLC0415
 
-    details = [_details(tensor) for tensor in model.inputs]
+    details = [model_inputs.of_keras(tensor) for tensor in model.inputs]
     for arrays in _arrays(details, data):
         tensors = [keras.ops.convert_to_tensor(a, t.dtype) for a, t in zip(arrays, model.inputs, strict=True)]
         # Before its first call a Sequential model has no ``input``.
@@ -67,15 +67,8 @@ def _inputs(model: Any, data: Any) -> Iterator[Any]:
 def _arrays(details: Sequence[dict[str, Any]], data: Any) -> Iterator[list[np.ndarray]]:
     """One array for each input, a batch at a time."""
     if callable(data):
-        for inputs in calibration.yielded(data):
+        for inputs in model_inputs.yielded(data):
             yield model_inputs.arrays_for(details, inputs)
         return
     fixed = {detail["shape_signature"][0] for detail in details} - {-1}
     yield from calibration.batches(model_inputs.arrays_for(details, data), max(fixed, default=None))
-
-
-def _details(tensor: Any) -> dict[str, Any]:
-    """What an interpreter would say of a Keras input."""
-    sizes = [-1 if size is None else size for size in tensor.shape]
-    dtype = np.object_ if tensor.dtype == "string" else np.dtype(tensor.dtype).type
-    return {"name": tensor.name, "shape": sizes, "shape_signature": sizes, "dtype": dtype}

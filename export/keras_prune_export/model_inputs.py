@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,7 +51,10 @@ def arrays_for(details: Sequence[dict[str, Any]], x: Any) -> list[np.ndarray]:
     if not isinstance(x, list | tuple) or len(x) != len(details):
         got = f"{len(x)} of them" if isinstance(x, list | tuple) else f"one {type(x).__name__}, but not one input"
         raise ValueError(f"x: expected a list or dict of {len(details)} arrays, for the inputs {names}, got {got}")
-    found = [np.asarray(values) for values in x]
+    try:
+        found = [np.asarray(values) for values in x]
+    except ValueError as error:
+        raise ValueError(f"x: expected arrays, each of one shape, for the inputs {names}: {error}") from error
     for detail, values in zip(details, found, strict=True):
         _check_numbers(detail, values)
         check_shape(detail, values.shape)
@@ -61,7 +64,10 @@ def arrays_for(details: Sequence[dict[str, Any]], x: Any) -> list[np.ndarray]:
 
 
 def _is_list_of_one(x: Any, details: dict[str, Any]) -> bool:
-    return isinstance(x, list | tuple) and len(x) == 1 and np.ndim(x[0]) == len(details["shape"])
+    try:
+        return isinstance(x, list | tuple) and len(x) == 1 and np.ndim(x[0]) == len(details["shape"])
+    except ValueError:  # lists of different lengths
+        return False
 
 
 def _by_name(details: Sequence[dict[str, Any]], x: Mapping[str, Any]) -> list[Any]:
@@ -81,6 +87,28 @@ def _check_numbers(details: dict[str, Any], values: np.ndarray) -> None:
             f"x: expected real numbers for the input {details['name']!r}, got an array of {values.dtype} of shape "
             f"{values.shape}; convert it"
         )
+
+
+def yielded(function: Callable[[], Any]) -> Iterator[Any]:
+    """What a function of the user yields.
+
+    Raises:
+        ValueError: it returned nothing to go through.
+    """
+    values = function()
+    if not isinstance(values, Iterable):
+        raise ValueError(
+            f"expected a function that yields lists of inputs, got one that returned {type(values).__name__}; use "
+            "yield in it, or return a list of such lists"
+        )
+    return iter(values)
+
+
+def of_keras(tensor: Any) -> dict[str, Any]:
+    """The details of a Keras input, as an interpreter would give them."""
+    sizes = [-1 if size is None else size for size in tensor.shape]
+    dtype = np.object_ if tensor.dtype == "string" else np.dtype(tensor.dtype).type
+    return {"name": tensor.name, "shape": sizes, "shape_signature": sizes, "dtype": dtype}
 
 
 def check_shape(details: dict[str, Any], shape: Sequence[int]) -> None:
