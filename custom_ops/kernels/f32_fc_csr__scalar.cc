@@ -2,22 +2,18 @@
 // values. Rows without weights are not listed. Making the layout allocates it; computing allocates nothing.
 #include <string.h>
 
-#include <algorithm>
-
-#include "kernel.h"
+#include "csr.h"
 
 namespace keras_prune {
 namespace {
 
-constexpr uint32_t kBridged = uint32_t{1} << 31;  // no row is that large
+constexpr uint32_t kBridged = uint32_t{1} << 31;  // in row_of, whose rows are not that large
 
 // Rows begin at even entries. Entries of code 0 are no weights: one may fill a row up, and in rows with the mark
 // kBridged they bridge gaps that are larger.
-struct CsrLayout : FcLayout {
-  bool nibbles;         // two codes a byte, the first in the low half
-  uint32_t* row_start;  // kept_rows + 1
-  uint32_t* row_of;     // kept_rows; the mark aside
-  uint8_t* gaps;        // columns between an entry and the one before, or the row's beginning
+struct CsrLayout : CsrRows {
+  bool nibbles;   // two codes a byte, the first in the low half
+  uint8_t* gaps;  // columns between an entry and the one before, or the row's beginning
   uint8_t* codes;
 };
 
@@ -90,10 +86,6 @@ Status Make(const PackedView& packed, const FcKernel* kernel, FcLayout** out) {
   return Status::kOk;
 }
 
-struct Range {
-  uint32_t first, end;
-};
-
 template <bool kNibbles>
 inline uint32_t CodeAt(const CsrLayout& w, size_t i) {
   return kNibbles ? w.codes[i / 2] >> (i % 2 * 4) & 15u : w.codes[i];
@@ -158,12 +150,6 @@ void Forward(const FcLayout* layout, const RowBlock& rows, uint32_t first, uint3
   w.nibbles ? ForwardBatch<true>(w, rows, {first, end}) : ForwardBatch<false>(w, rows, {first, end});
 }
 
-uint32_t Split(const FcLayout* layout, uint32_t share, uint32_t shares) {
-  const auto& w = *static_cast<const CsrLayout*>(layout);
-  const auto until = static_cast<uint32_t>(uint64_t{w.row_start[w.kept_rows]} * share / shares);
-  return static_cast<uint32_t>(std::lower_bound(w.row_start, w.row_start + w.kept_rows, until) - w.row_start);
-}
-
 template <bool kNibbles>
 void BackwardRow(const CsrLayout& w, const float* dy, float* dx) {
   for (uint32_t at = 0; at < w.kept_rows; ++at) {
@@ -183,6 +169,6 @@ void Backward(const FcLayout* layout, const float* dy, size_t batch, float* dx) 
 
 }  // namespace
 
-const FcKernel kFcScalar = {"f32_fc_csr__scalar", Isa::kScalar, Input::kRows, 0, Make, Forward, Split, Backward};
+const FcKernel kFcScalar = {"f32_fc_csr__scalar", Isa::kScalar, Input::kRows, 0, Make, Forward, CsrSplit, Backward};
 
 }  // namespace keras_prune

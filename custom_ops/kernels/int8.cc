@@ -1,8 +1,14 @@
 #include "int8.h"
 
-#include <string.h>
-
 namespace keras_prune {
+namespace {
+
+struct NoVectors {
+  static size_t Largest(const float*, size_t, uint32_t*) { return 0; }
+  static size_t Quantize(const float*, size_t, float, int8_t*) { return 0; }
+};
+
+}  // namespace
 
 void QuantizeCodebook(const PackedView& packed, Int8Codebook* out) {
   float codebook[256] = {};
@@ -11,20 +17,7 @@ void QuantizeCodebook(const PackedView& packed, Int8Codebook* out) {
 }
 
 float QuantizeRow(const float* x, size_t size, size_t stride, float scale, int8_t* values) {
-  uint32_t largest = 0;
-  for (size_t i = 0; i < size; ++i) {
-    const uint32_t magnitude = MagnitudeBits(x[i]);
-    largest = magnitude > largest ? magnitude : largest;
-  }
-  scale = StepOf(largest, scale);
-  if (!(scale > 0.0f)) {
-    memset(values, 0, stride);
-    return scale;
-  }
-  const float inverse = 1.0f / scale;
-  for (size_t i = 0; i < size; ++i) values[i] = QuantizeValue(x[i], inverse);
-  if (size < stride) memset(values + size, 0, stride - size);
-  return scale;
+  return QuantizeBy<NoVectors>(x, size, stride, scale, values);
 }
 
 }  // namespace keras_prune

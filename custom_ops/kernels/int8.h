@@ -49,6 +49,26 @@ inline int8_t QuantizeValue(float value, float inverse) {
   return static_cast<int8_t>(value > -kMostInt8 ? value : -kMostInt8);
 }
 
+// QuantizeRow by vectors: Simd::Largest and Simd::Quantize do the first values of x, as many as they like, and say how
+// many; Simd::Largest with the bits of their largest |x|.
+template <typename Simd>
+float QuantizeBy(const float* x, size_t size, size_t stride, float scale, int8_t* values) {
+  uint32_t largest = 0;
+  for (size_t i = Simd::Largest(x, size, &largest); i < size; ++i) {
+    const uint32_t magnitude = MagnitudeBits(x[i]);
+    largest = magnitude > largest ? magnitude : largest;
+  }
+  scale = StepOf(largest, scale);
+  if (!(scale > 0.0f)) {
+    __builtin_memset(values, 0, stride);
+    return scale;
+  }
+  const float inverse = 1.0f / scale;
+  for (size_t i = Simd::Quantize(x, size, inverse, values); i < size; ++i) values[i] = QuantizeValue(x[i], inverse);
+  if (size < stride) __builtin_memset(values + size, 0, stride - size);
+  return scale;
+}
+
 inline float Int8Result(float sum, float scale, const RowBlock& out, uint32_t row) {
   float v = sum * scale + (out.bias != nullptr ? out.bias[row] : 0.0f);
   v = v < out.low ? out.low : v;

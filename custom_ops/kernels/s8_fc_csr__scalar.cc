@@ -5,16 +5,15 @@
 
 #include <algorithm>
 
+#include "csr.h"
 #include "int8.h"
 
 namespace keras_prune {
 namespace {
 
-struct CsrLayout : FcLayout {
-  bool wide;            // 32-bit columns
-  uint32_t* row_start;  // kept_rows + 1
-  uint32_t* row_of;     // kept_rows
-  void* columns;        // uint16_t or uint32_t
+struct CsrLayout : CsrRows {
+  bool wide;      // 32-bit columns
+  void* columns;  // uint16_t or uint32_t
   int8_t* weights;
 };
 
@@ -65,10 +64,6 @@ Status Make(const PackedView& packed, const FcKernel* kernel, FcLayout** out) {
   return Status::kOk;
 }
 
-struct Range {
-  uint32_t first, end;
-};
-
 // Adds weights [first, end) of a row, at most kMostInt8Weights, to the sums of kBatch batch rows.
 template <typename Column, int kBatch>
 inline void SumRow(const CsrLayout& w, const int8_t* x, size_t stride, Range range, int32_t* sums) {
@@ -116,12 +111,6 @@ void Forward(const FcLayout* layout, const RowBlock& rows, uint32_t first, uint3
   w.wide ? ForwardBatch<uint32_t>(w, rows, {first, end}) : ForwardBatch<uint16_t>(w, rows, {first, end});
 }
 
-uint32_t Split(const FcLayout* layout, uint32_t share, uint32_t shares) {
-  const auto& w = *static_cast<const CsrLayout*>(layout);
-  const auto until = static_cast<uint32_t>(uint64_t{w.row_start[w.kept_rows]} * share / shares);
-  return static_cast<uint32_t>(std::lower_bound(w.row_start, w.row_start + w.kept_rows, until) - w.row_start);
-}
-
 template <typename Column>
 void BackwardBatch(const CsrLayout& w, const float* dy, size_t batch, float* dx) {
   const auto* columns = static_cast<const Column*>(w.columns);
@@ -142,6 +131,7 @@ void Backward(const FcLayout* layout, const float* dy, size_t batch, float* dx) 
 
 }  // namespace
 
-const FcKernel kFcS8Scalar = {"s8_fc_csr__scalar", Isa::kScalar, Input::kInt8Rows, 0, Make, Forward, Split, Backward};
+const FcKernel kFcS8Scalar = {"s8_fc_csr__scalar", Isa::kScalar, Input::kInt8Rows, 0, Make, Forward, CsrSplit,
+                              Backward};
 
 }  // namespace keras_prune

@@ -6,8 +6,6 @@
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #endif
 
-#include <string.h>
-
 #include "quads.h"
 #include "x86_intrinsics.h"
 
@@ -95,41 +93,38 @@ Status Make(const PackedView& packed, const FcKernel* kernel, FcLayout** out) {
   return MakeQuads(packed, {kLanes, 0, true, false, false}, kernel, out);
 }
 
-float Quantize(const float* x, size_t size, size_t stride, float scale, int8_t* values) {
-  const __m512i magnitude = _mm512_set1_epi32(0x7FFFFFFF);
-  __m512i most = _mm512_setzero_si512();
-  size_t i = 0;
-  for (; i + 16 <= size; i += 16) {
-    most = _mm512_max_epi32(most, _mm512_and_si512(_mm512_loadu_si512(x + i), magnitude));
+struct Quantizer {
+  static size_t Largest(const float* x, size_t size, uint32_t* largest) {
+    const __m512i magnitude = _mm512_set1_epi32(0x7FFFFFFF);
+    __m512i most = _mm512_setzero_si512();
+    size_t i = 0;
+    for (; i + 16 <= size; i += 16) {
+      most = _mm512_max_epi32(most, _mm512_and_si512(_mm512_loadu_si512(x + i), magnitude));
+    }
+    alignas(64) uint32_t lanes[16];
+    _mm512_store_si512(lanes, most);
+    for (uint32_t lane : lanes) *largest = lane > *largest ? lane : *largest;
+    return i;
   }
-  alignas(64) uint32_t lanes[16];
-  _mm512_store_si512(lanes, most);
-  uint32_t largest = 0;
-  for (uint32_t lane : lanes) largest = lane > largest ? lane : largest;
-  for (; i < size; ++i) largest = MagnitudeBits(x[i]) > largest ? MagnitudeBits(x[i]) : largest;
-  scale = StepOf(largest, scale);
-  if (!(scale > 0.0f)) {
-    memset(values, 0, stride);
-    return scale;
+
+  static size_t Quantize(const float* x, size_t size, float inverse, int8_t* values) {
+    const __m512 factor = _mm512_set1_ps(inverse), high = _mm512_set1_ps(kMostInt8), low = _mm512_set1_ps(-kMostInt8);
+    const __m512i half = _mm512_castps_si512(_mm512_set1_ps(0.5f)), sign = _mm512_set1_epi32(INT32_MIN);
+    size_t i = 0;
+    for (; i + 16 <= size; i += 16) {
+      __m512 v = _mm512_mul_ps(_mm512_loadu_ps(x + i), factor);
+      const __m512i signed_half = _mm512_or_si512(half, _mm512_and_si512(_mm512_castps_si512(v), sign));
+      v = _mm512_max_ps(low, _mm512_min_ps(high, _mm512_add_ps(v, _mm512_castsi512_ps(signed_half))));
+      const __m128i bytes = _mm512_cvtepi32_epi8(_mm512_cvttps_epi32(v));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(values + i), bytes);
+    }
+    return i;
   }
-  const float inverse = 1.0f / scale;
-  const __m512 factor = _mm512_set1_ps(inverse), high = _mm512_set1_ps(kMostInt8), low = _mm512_set1_ps(-kMostInt8);
-  const __m512i half = _mm512_castps_si512(_mm512_set1_ps(0.5f)), sign = _mm512_set1_epi32(INT32_MIN);
-  for (i = 0; i + 16 <= size; i += 16) {
-    __m512 v = _mm512_mul_ps(_mm512_loadu_ps(x + i), factor);
-    const __m512i signed_half = _mm512_or_si512(half, _mm512_and_si512(_mm512_castps_si512(v), sign));
-    v = _mm512_max_ps(low, _mm512_min_ps(high, _mm512_add_ps(v, _mm512_castsi512_ps(signed_half))));
-    const __m128i bytes = _mm512_cvtepi32_epi8(_mm512_cvttps_epi32(v));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(values + i), bytes);
-  }
-  for (; i < size; ++i) values[i] = QuantizeValue(x[i], inverse);
-  if (size < stride) memset(values + size, 0, stride - size);
-  return scale;
-}
+};
 
 }  // namespace
 
 const FcKernel kFcS8Avx512Vbmi = {"s8_fc_quads__avx512vbmi", Isa::kAvx512Vbmi, Input::kInt8Rows, 0, Make, Forward,
-                                  QuadsSplit, QuadsBackward, Quantize};
+                                  QuadsSplit, QuadsBackward, QuantizeBy<Quantizer>};
 
 }  // namespace keras_prune
