@@ -1,6 +1,6 @@
 // Convolutions on packed weights: a fully connected layer on each output pixel's patch, of kernel_h * kernel_w * channels
 // values of x. Patches are made a few at a time in the form that the layer's kernel wants; all of them (im2col) are
-// never in memory. Computing allocates nothing.
+// never in memory. Of int8 activations with one scale, x is in the workspace as int8. Computing allocates nothing.
 #ifndef KERAS_PRUNE_KERNELS_CONVOLUTION_H_
 #define KERAS_PRUNE_KERNELS_CONVOLUTION_H_
 
