@@ -50,10 +50,26 @@ def input_scales(data: bytes, activations: Activations) -> dict[Place, float]:
     except ValueError as error:
         problem = str(error).removeprefix("x: ")
         raise ValueError(f"{activations.function}: representative_data: {problem}") from error
+    largest = _shared(model, largest)
     if not run.is_finite:  # where an operator made zeros of it
         largest = {place: value or math.nan for place, value in largest.items()}
     names = {place: _name(model, place, op) for place, op in computing(model)}
     return {place: step(largest.get(place), name, activations.function) for place, name in names.items()}
+
+
+def _shared(model: Any, largest: dict[Place, float]) -> dict[Place, float]:
+    """An operator that gets nothing but zeros has the range of those with its weights.
+
+    That is the first step of an unrolled recurrent layer, which begins with a state of zeros.
+    """
+    buffers = {}
+    for place, op in computing(model):
+        weights = flatbuffer.indices(op.inputs)[1]
+        buffers[place] = model.subgraphs[place[0]].tensors[weights].buffer
+    ranges: dict[int, float] = {}
+    for place, value in largest.items():
+        ranges[buffers[place]] = float(np.maximum(ranges.get(buffers[place], 0), value))
+    return {place: value if value != 0 else ranges[buffers[place]] for place, value in largest.items()}
 
 
 def batches(arrays: Sequence[np.ndarray], fixed: int | None) -> Iterator[list[np.ndarray]]:
