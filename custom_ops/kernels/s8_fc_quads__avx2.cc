@@ -155,9 +155,9 @@ struct Choice {
 QuadsShape BestShape(const QuadsBuilder& builder, const PackedView& packed) {
   Choice best = {};
   for (uint32_t window = 32; window <= builder.LargestWindow(); window *= 2) {
-    for (const bool tight : {false, true}) {
-      const QuadsShape shape = {kLanes, window, builder.CanBeCoded(), true, tight};
-      if (tight && (!shape.coded || window > 64)) continue;
+    const int num_forms = builder.CanBeCoded() && window <= 64 ? 2 : 1;  // tight, too
+    for (int form = 0; form < num_forms; ++form) {
+      const QuadsShape shape = {kLanes, window, builder.CanBeCoded(), true, form == 1};
       const uint64_t pairs = builder.CountPairs(shape, kSampledSlices), bytes = pairs * PairBytes(shape);
       const Choice choice = {shape, PairCost(shape, pairs) * static_cast<double>(pairs), bytes, IsLean(packed, bytes)};
       if (!QuadsFit(shape, pairs, packed.num_kept) || choice.cost >= kScalarCost * packed.num_kept) continue;

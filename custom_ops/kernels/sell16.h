@@ -34,14 +34,16 @@ constexpr uint32_t kWidestWindow = 256;  // all that a column's byte can say
 constexpr uint32_t FifthBit(uint32_t slot) { return slot % 4 * 8 + 7 - slot / 4; }
 
 // Of triples: a slot's column and, above it, its code. Their bases are multiples of kBaseAlign, which moves count; the
-// last move is the one to where the window ends with x.
+// last move is the one to where the window ends with x. Functions are static: see the namespace at the end.
 constexpr uint32_t kTripleWindow = 64, kTripleColumnBits = 6, kTripleSlotBits = 10, kTripleMoveBits = 5;
 constexpr uint32_t kMoveToEnd = (1u << kTripleMoveBits) - 1;
-constexpr uint32_t MoveToEnd(uint32_t cols) { return cols > kTripleWindow ? (cols - kTripleWindow) % kBaseAlign : 0; }
+static constexpr uint32_t MoveToEnd(uint32_t cols) {
+  return cols > kTripleWindow ? (cols - kTripleWindow) % kBaseAlign : 0;
+}
 
 // Columns that one move counts. The widest window may pass x's end, as no kernel reads all of it: its bases are
 // multiples of kBaseAlign.
-constexpr uint32_t MoveUnit(uint32_t window) { return window == kWidestWindow ? kBaseAlign : 1; }
+static constexpr uint32_t MoveUnit(uint32_t window) { return window == kWidestWindow ? kBaseAlign : 1; }
 
 // What a kernel wants. Triples have windows of kTripleWindow columns and codes of 4 bits.
 struct Sell16Shape {
