@@ -10,7 +10,7 @@ from one_operator import model_of, sparse_weights  # type: ignore[import-not-fou
 import keras_prune
 from keras_prune import int8_activations
 from keras_prune.quantization import Codebook
-from keras_prune_export import flatbuffer, kernel_costs, packing
+from keras_prune_export import activation_kinds, flatbuffer, kernel_costs, packing
 from keras_prune_export.activations import Activations
 from keras_prune_export.flatbuffer import schema
 from keras_prune_export.schemes import Schemes
@@ -130,6 +130,15 @@ def test_each_kind_has_its_own_choice(monkeypatch, pays):
 def test_weights_without_a_codebook_stay_float32():
     with pytest.raises(ValueError, match="packed compute needs a codebook"):
         packed(source(), scheme="lossless")
+
+
+@pytest.mark.usefixtures("dense_wins")
+def test_a_file_of_dense_int8_layers_alone_has_no_scales_and_no_other_kind():
+    data, _ = packed(source())
+    x = np.random.default_rng(0).normal(size=(3, 400)).astype(np.float32)
+    calibrated, _ = packing.pack(source(), Schemes(Codebook()), activations=Activations("int8", x, "pack_tflite"))
+    assert calibrated == data
+    assert activation_kinds.variants(data) == {}
 
 
 def test_codes_and_scale():

@@ -54,6 +54,7 @@ def free_ports(count):
     return ports
 
 
+@pytest.mark.slow
 def test_multi_worker_mirrored_strategy(mirrored, tmp_path):
     """Two processes, a loop by hand; what Keras' own fit says there is in docs/training.md."""
     ports = free_ports(2)

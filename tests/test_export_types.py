@@ -29,7 +29,13 @@ def typed_model(policy):
 
 @pytest.mark.parametrize(
     ("policy", "bits"),
-    [("mixed_float16", 11), ("mixed_bfloat16", 8), ("float16", 11), ("bfloat16", 8), ("float64", 24)],
+    [
+        ("mixed_float16", 11),
+        pytest.param("mixed_bfloat16", 8, marks=pytest.mark.slow),
+        pytest.param("float16", 11, marks=pytest.mark.slow),
+        ("bfloat16", 8),
+        ("float64", 24),
+    ],
 )
 def test_models_of_other_types_go_through_float32(policy, bits):
     model = typed_model(policy)

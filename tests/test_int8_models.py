@@ -37,8 +37,17 @@ def recurrent():
     return keras.Model(words, layers.Dense(8)(layers.Flatten()(x)))
 
 
-@pytest.mark.parametrize("build", [residual, pytest.param(u_net, marks=pytest.mark.slow), recurrent])
-@pytest.mark.parametrize("calibrated", [False, True])
+@pytest.mark.parametrize(
+    ("build", "calibrated"),
+    [
+        (residual, True),
+        (recurrent, False),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in ((residual, False), (recurrent, True), (u_net, False), (u_net, True))
+        ),
+    ],
+)
 def test_is_close_to_float_and_reports_both_kinds(seeded, build, calibrated):
     model = prune(build(), density=0.3)
     x = np.random.default_rng(0).normal(size=(20, *model.input_shape[1:])).astype(np.float32)

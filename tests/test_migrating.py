@@ -68,6 +68,7 @@ def dense_tflite(model):
     return tf.lite.TFLiteConverter.from_keras_model(model).convert()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
 def test_the_guides_steps(trained, tmp_path):
     x, y = data(512)

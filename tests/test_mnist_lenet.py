@@ -68,7 +68,11 @@ def test_wrong_flags_are_said_before_training(tmp_path, flag, message):
 
 @pytest.mark.parametrize(
     "choice",
-    [("lenet_300_100", "iterative", "l2"), ("lenet_300_100", "one_shot", "l1"), ("lenet5", "gradual", "l2")],
+    [
+        pytest.param(("lenet_300_100", "iterative", "l2"), marks=pytest.mark.slow),
+        pytest.param(("lenet_300_100", "one_shot", "l1"), marks=pytest.mark.slow),
+        ("lenet5", "gradual", "l2"),
+    ],
     ids="-".join,
 )
 def test_every_method_reaches_han(data_dir, tmp_path, choice):

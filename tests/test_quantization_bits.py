@@ -99,6 +99,7 @@ def test_budget_of_accuracy(trained):
     assert lines[1].split()[:2] == ["first/kernel", str(found.bits["first/kernel"])]
 
 
+@pytest.mark.slow
 def test_budget_of_bytes_and_the_same_again(trained):
     model, data = trained
     sizes = {bits: len(keras_prune.export_tflite(model, weights=Codebook(bits))) for bits in (2, 6)}

@@ -56,7 +56,7 @@ def inputs_of(model, number=32):
 
 
 @pytest.mark.parametrize("scheme", [None, Codebook(3), Int8(), "float16"], ids=str)
-@pytest.mark.parametrize("build", [images, sequences])
+@pytest.mark.parametrize("build", [images, pytest.param(sequences, marks=pytest.mark.slow)])
 def test_predictions_are_those_of_the_file(build, scheme):
     model = pruned(build)
     data = keras_prune.export_tflite(model, weights=scheme)
@@ -71,15 +71,15 @@ def test_predictions_are_those_of_the_file(build, scheme):
         assert (other.numpy()[one.numpy() == 0] == 0).all()
 
 
-def test_exporting_the_quantized_model_gives_the_same_predictions_again():
+@pytest.mark.parametrize("scheme", [pytest.param(Int8(), marks=pytest.mark.slow), Codebook(3)], ids=str)
+def test_exporting_the_quantized_model_gives_the_same_predictions_again(scheme):
     model = pruned(images)
     x = inputs_of(model)
-    for scheme in (Int8(), Codebook(3)):
-        quantized = keras_prune.quantize(model, scheme)
-        want = quantized.predict(x, verbose=0)
-        once, again = (keras_prune.export_tflite(m, weights=scheme) for m in (model, quantized))
-        assert len(again) <= len(once) + 64  # names may differ by a digit or two
-        np.testing.assert_allclose(keras_prune.predict_tflite(again, x), want, atol=2e-5 * np.abs(want).max())
+    quantized = keras_prune.quantize(model, scheme)
+    want = quantized.predict(x, verbose=0)
+    once, again = (keras_prune.export_tflite(m, weights=scheme) for m in (model, quantized))
+    assert len(again) <= len(once) + 64  # names may differ by a digit or two
+    np.testing.assert_allclose(keras_prune.predict_tflite(again, x), want, atol=2e-5 * np.abs(want).max())
 
 
 def test_layers_by_name_and_expression():

@@ -85,6 +85,7 @@ def test_wheel_has_every_module(wheel):
     }
 
 
+@pytest.mark.slow
 def test_wheel_exports_and_infers_outside_the_checkout(wheel, tmp_path):
     env = tmp_path / "env"
     venv.create(env, with_pip=True)
