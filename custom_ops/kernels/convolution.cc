@@ -51,13 +51,17 @@ size_t ShareBytes(const FcLayout* layout) {
   return IsInt8(layout->kernel->input) ? tile + Aligned(floats) + width * Aligned(layout->cols) : tile;
 }
 
+constexpr size_t kMostImageBytes = size_t{64} << 20;
+
 size_t ImageSize(const ConvShape& s) { return s.batch * s.in_h * s.in_w * s.channels; }
 
 // Bytes of x as int8, or 0. With one scale x is quantized once where its values are in several patches; with a scale for
-// each patch they have other values in each.
+// each patch they have other values in each. Images beyond kMostImageBytes are quantized by patches, too: up to .4 more
+// time, but no memory that grows with them.
 size_t ValuesBytes(const FcLayout* layout, const ConvShape& shape, float x_scale) {
   const bool overlap = ConvPixels(shape) * shape.kernel_h * shape.kernel_w > shape.batch * shape.in_h * shape.in_w;
-  return IsInt8(layout->kernel->input) && x_scale != 0.0f && overlap ? Aligned(ImageSize(shape)) : 0;
+  const bool is_once = overlap && x_scale != 0.0f && ImageSize(shape) <= kMostImageBytes;
+  return IsInt8(layout->kernel->input) && is_once ? Aligned(ImageSize(shape)) : 0;
 }
 
 // Where the patch of one pixel begins: the first value of its image, and y and x that may lie outside of it.

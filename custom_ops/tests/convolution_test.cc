@@ -269,6 +269,20 @@ TEST(Int8PatchesAreThoseOfFullyConnectedLayers) {
   }
 }
 
+TEST(LargeImagesNeedNoMemoryOfTheirSize) {
+  const std::vector<uint8_t> packed = Pack(RandomLayer(4, 9 * 16, 0.3, 16));
+  PackedView view;
+  EXPECT(ParsePacked(packed.data(), packed.size(), &view) == Status::kOk, "pack");
+  FcLayout* layout = nullptr;
+  EXPECT(MakeFcLayout(view, {Isa::kScalar, Activations::kInt8, 1}, &layout) == Status::kOk, "layout");
+  for (size_t size : {100, 10000}) {
+    const ConvShape shape = {1, size, size, 16, 3, 3, 1, 1, 1, 1, 1, 1, size, size};
+    const size_t image = size * size * 16, needed = ConvWorkspaceBytes(layout, shape, 1, 0.5f);
+    EXPECT(size == 100 ? needed > image : needed < 100000, "%zu bytes for an image of %zu", needed, image);
+  }
+  FreeFcLayout(layout);
+}
+
 }  // namespace
 }  // namespace keras_prune_test
 
