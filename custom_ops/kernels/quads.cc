@@ -8,6 +8,7 @@ namespace keras_prune {
 namespace {
 
 constexpr uint64_t kSmallBytes = uint64_t{256} << 10;  // a layout that leaves room in any second-level cache
+constexpr uint32_t kFewestGapBits = 4;                  // of a packed buffer
 constexpr double kMostOfEntries = 1.58;                 // with the rows' numbers and moves of the base, 1.6
 
 // A slot's byte for a column of the window, and back: the exchange of bits is its own inverse.
@@ -59,7 +60,7 @@ double EntryBytes(const PackedView& packed) {
   while ((1u << code_bits) < packed.codebook_size) ++code_bits;
   double beyond = dropped, fewest = 1e300;  // the share of gaps of 2^g columns and more
   for (uint32_t gap_bits = 0; gap_bits <= 8; ++gap_bits, beyond *= beyond) {
-    fewest = std::min(fewest, (gap_bits + code_bits) / (1.0 - beyond));
+    if (gap_bits >= kFewestGapBits) fewest = std::min(fewest, (gap_bits + code_bits) / (1.0 - beyond));
   }
   return packed.num_kept * fewest / 8.0;
 }

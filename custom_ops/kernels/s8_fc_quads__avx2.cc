@@ -13,8 +13,6 @@
 // cache .116 to .134 of the time more with either window. They keep large layers below 1.6 times the packed entries.
 #include <immintrin.h>
 
-#include <initializer_list>
-
 #include "quads.h"
 
 namespace keras_prune {
@@ -156,9 +154,10 @@ QuadsShape BestShape(const QuadsBuilder& builder, const PackedView& packed) {
   Choice best = {};
   for (uint32_t window = 32; window <= builder.LargestWindow(); window *= 2) {
     const int num_forms = builder.CanBeCoded() && window <= 64 ? 2 : 1;  // tight, too
+    const uint64_t pairs = builder.CountPairs({kLanes, window, builder.CanBeCoded(), true, false}, kSampledSlices);
     for (int form = 0; form < num_forms; ++form) {
       const QuadsShape shape = {kLanes, window, builder.CanBeCoded(), true, form == 1};
-      const uint64_t pairs = builder.CountPairs(shape, kSampledSlices), bytes = pairs * PairBytes(shape);
+      const uint64_t bytes = pairs * PairBytes(shape);
       const Choice choice = {shape, PairCost(shape, pairs) * static_cast<double>(pairs), bytes, IsLean(packed, bytes)};
       if (!QuadsFit(shape, pairs, packed.num_kept) || choice.cost >= kScalarCost * packed.num_kept) continue;
       if (best.BeatenBy(choice)) best = choice;
