@@ -235,8 +235,10 @@ def test_channels_that_move_along_their_own_axis_stay():
     x = keras.ops.flip(layers.Conv2D(4, 1, name="a")(image), axis=-1)
     x = layers.Conv2D(5, 1, name="b")(x)
     found = groups(keras.Model(image, layers.Conv2D(2, 1)(keras.ops.tile(x, (2, 1, 1, 1)))))
-    assert found["a"][1] == "'flip' (Flip) moves places along their axis or the batch's"
-    assert found["b"][1] == "'tile' (Tile) moves places along their axis or the batch's"
+    # Keras numbers the operations it names, so the names depend on the tests before this one.
+    why = " moves places along their axis or the batch's"
+    assert re.fullmatch(rf"'flip(_\d+)?' \(Flip\){why}", found["a"][1]), found["a"][1]
+    assert re.fullmatch(rf"'tile(_\d+)?' \(Tile\){why}", found["b"][1]), found["b"][1]
 
 
 def test_a_subclass_with_a_call_of_its_own_is_not_taken_for_its_base():
