@@ -15,7 +15,7 @@ namespace {
 
 constexpr size_t kPatches = 16;  // at once for kernels that want rows: an entry of the layout is read once for them
 
-size_t Aligned(size_t num_bytes) { return (num_bytes + kAlignment - 1) / kAlignment * kAlignment; }
+uint64_t Aligned(uint64_t num_bytes) { return (num_bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
 // One call. A block is the pixels whose patches are made at once; a share is the blocks of one thread.
 struct Conv {
@@ -45,9 +45,9 @@ size_t NumShares(const FcLayout* layout, const ConvShape& shape, int num_threads
 }
 
 // One block in the form that the kernel wants; int8 kernels also need a patch before it is quantized.
-size_t ShareBytes(const FcLayout* layout) {
-  const size_t floats = layout->cols * sizeof(float), width = BlockWidth(layout);
-  const size_t tile = layout->kernel->input == Input::kInt8Rows ? 0 : Aligned(floats * width);
+uint64_t ShareBytes(const FcLayout* layout) {
+  const uint64_t floats = uint64_t{layout->cols} * sizeof(float), width = BlockWidth(layout);
+  const uint64_t tile = layout->kernel->input == Input::kInt8Rows ? 0 : Aligned(floats * width);
   return IsInt8(layout->kernel->input) ? tile + Aligned(floats) + width * Aligned(layout->cols) : tile;
 }
 
@@ -58,8 +58,9 @@ size_t ImageSize(const ConvShape& s) { return s.batch * s.in_h * s.in_w * s.chan
 // Bytes of x as int8, or 0. With one scale x is quantized once where its values are in several patches; with a scale for
 // each patch they have other values in each. Images beyond kMostImageBytes are quantized by patches, too: up to .4 more
 // time, but no memory that grows with them.
-size_t ValuesBytes(const FcLayout* layout, const ConvShape& shape, float x_scale) {
-  const bool overlap = ConvPixels(shape) * shape.kernel_h * shape.kernel_w > shape.batch * shape.in_h * shape.in_w;
+uint64_t ValuesBytes(const FcLayout* layout, const ConvShape& shape, float x_scale) {
+  const uint64_t seen = uint64_t{ConvPixels(shape)} * shape.kernel_h * shape.kernel_w;
+  const bool overlap = seen > shape.batch * shape.in_h * shape.in_w;
   const bool is_once = overlap && x_scale != 0.0f && ImageSize(shape) <= kMostImageBytes;
   return IsInt8(layout->kernel->input) && is_once ? Aligned(ImageSize(shape)) : 0;
 }
@@ -127,7 +128,7 @@ void FillInt8(const Conv& work, const Window* windows, char* memory, float* scal
   auto* patch = reinterpret_cast<float*>(memory);
   auto* values = reinterpret_cast<int8_t*>(memory + Aligned(layout.cols * sizeof(float)));
   rows->x = values;
-  rows->stride = Aligned(layout.cols);
+  rows->stride = static_cast<size_t>(Aligned(layout.cols));
   for (size_t i = 0; i < rows->count; ++i) {
     if (work.values != nullptr) {
       FillPatch(work, work.values, windows[i], values + i * rows->stride);
@@ -142,7 +143,8 @@ void FillInt8(const Conv& work, const Window* windows, char* memory, float* scal
 
 // The tile comes first.
 void FillInt8Tile(const Conv& work, const Window* windows, char* memory, float* scales, RowBlock* rows) {
-  const size_t cols = work.layout->cols, tile_bytes = Aligned(cols * sizeof(float) * work.width);
+  const size_t cols = work.layout->cols;
+  const uint64_t tile_bytes = Aligned(cols * sizeof(float) * work.width);
   auto* tile = reinterpret_cast<float*>(memory);
   rows->stride = TileStride(*work.layout->kernel, rows->count);
   if (work.values != nullptr) return FillTile(work, work.values, windows, *rows, tile);
@@ -200,10 +202,10 @@ void RunBlock(const Conv& work, size_t block, char* memory) {
 
 void RunShare(void* context, int part) {
   const auto& work = *static_cast<const Conv*>(context);
-  const auto share = static_cast<size_t>(part);
-  const size_t end = work.num_blocks * (share + 1) / work.shares;
-  for (size_t block = work.num_blocks * share / work.shares; block < end; ++block) {
-    RunBlock(work, block, work.memory + share * work.share_bytes);
+  const auto share = static_cast<uint64_t>(part);
+  const uint64_t end = work.num_blocks * (share + 1) / work.shares;
+  for (uint64_t block = work.num_blocks * share / work.shares; block < end; ++block) {
+    RunBlock(work, static_cast<size_t>(block), work.memory + share * work.share_bytes);
   }
 }
 
@@ -241,9 +243,10 @@ bool IsFullyConnected(const ConvShape& s) {
 
 }  // namespace
 
-size_t ConvWorkspaceBytes(const FcLayout* layout, const ConvShape& shape, int num_threads, float x_scale) {
+uint64_t ConvWorkspaceBytes(const FcLayout* layout, const ConvShape& shape, int num_threads, float x_scale) {
+  if (ConvPixels(shape) == 0) return 0;
   if (IsFullyConnected(shape)) return FcWorkspaceBytes(layout, ConvPixels(shape), num_threads);
-  return Aligned(shape.channels * sizeof(float)) + ValuesBytes(layout, shape, x_scale) +
+  return Aligned(uint64_t{shape.channels} * sizeof(float)) + ValuesBytes(layout, shape, x_scale) +
          NumShares(layout, shape, num_threads) * ShareBytes(layout);
 }
 
@@ -254,9 +257,9 @@ void ConvForward(const FcLayout* layout, const ConvShape& shape, const FcCall& c
   auto* zeros = static_cast<float*>(call.workspace);
   memset(zeros, 0, shape.channels * sizeof(float));
   char* values = static_cast<char*>(call.workspace) + Aligned(shape.channels * sizeof(float));
-  const size_t values_bytes = ValuesBytes(layout, shape, call.x_scale);
+  const uint64_t values_bytes = ValuesBytes(layout, shape, call.x_scale);
   Conv work = {layout, &shape, &call, BlockWidth(layout), NumBlocks(layout, shape), NumShares(layout, shape, threads),
-               ShareBytes(layout), zeros, nullptr, values + values_bytes, nullptr};
+               static_cast<size_t>(ShareBytes(layout)), zeros, nullptr, values + values_bytes, nullptr};
   if (values_bytes != 0) work.values = QuantizeImages(work, reinterpret_cast<int8_t*>(values));
   if (work.shares == 1) work.workers = call.workers;
   RunParts(work.shares == 1 ? nullptr : call.workers, static_cast<int>(work.shares), RunShare, &work);

@@ -277,10 +277,35 @@ TEST(LargeImagesNeedNoMemoryOfTheirSize) {
   EXPECT(MakeFcLayout(view, {Isa::kScalar, Activations::kInt8, 1}, &layout) == Status::kOk, "layout");
   for (size_t size : {100, 10000}) {
     const ConvShape shape = {1, size, size, 16, 3, 3, 1, 1, 1, 1, 1, 1, size, size};
-    const size_t image = size * size * 16, needed = ConvWorkspaceBytes(layout, shape, 1, 0.5f);
+    const size_t image = size * size * 16, needed = static_cast<size_t>(ConvWorkspaceBytes(layout, shape, 1, 0.5f));
     EXPECT(size == 100 ? needed > image : needed < 100000, "%zu bytes for an image of %zu", needed, image);
   }
   FreeFcLayout(layout);
+}
+
+// A file of a few bytes: one pixel under a kernel of 128 x 128. In 32 bits the patches' 64 GB would be 0.
+TEST(SizesOfHostileShapesAreTold) {
+  constexpr uint32_t kChannels = 65536, kCols = 128 * 128 * kChannels;
+  std::vector<uint8_t> packed = Pack({1, 1, {1}, {0.0f, 1.0f}});
+  Put32(kCols, packed.data() + 12);
+  Seal(&packed);
+  PackedView view;
+  EXPECT(ParsePacked(packed.data(), packed.size(), &view) == Status::kOk, "pack");
+  ConvShape shape = {1, 1, 1, kChannels, 128, 128, 1, 1, 1, 1, 63, 63, 1, 1};
+  for (Activations activations : {Activations::kFloat32, Activations::kInt8}) {
+    FcLayout* layout = nullptr;
+    EXPECT(MakeFcLayout(view, {Isa::kScalar, activations, 1}, &layout) == Status::kOk, "layout");
+    // Zeros of all channels, and 16 patches; of int8 one patch of floats, and the image's values.
+    const uint64_t patch = uint64_t{kCols} * 4, zeros = kChannels * 4;
+    const bool is_int8 = activations == Activations::kInt8;
+    const uint64_t want = is_int8 ? zeros + kChannels + patch + 4 * patch : zeros + 16 * patch;
+    shape.batch = 1;
+    const uint64_t needed = ConvWorkspaceBytes(layout, shape, 1, 0.5f);
+    EXPECT(needed == want && needed > UINT32_MAX, "%.0f bytes", static_cast<double>(needed));
+    shape.batch = 0;
+    EXPECT(ConvWorkspaceBytes(layout, shape, 1, 0.5f) == 0, "without images");
+    FreeFcLayout(layout);
+  }
 }
 
 }  // namespace

@@ -268,6 +268,32 @@ TEST(ClaimedSizesAreChecked) {
   }
 }
 
+// 64 GB for patches of a file of a few bytes, which 32 bits say as 0. In 64 bits so many addresses may be had.
+TEST(WorkspaceThatNoMemoryHoldsIsRefused) {
+  if (sizeof(size_t) > sizeof(uint32_t)) return;
+  constexpr int kChannels = 65536;
+  Bytes packed = PackTensor({1, 1, {1}, {0.0f, 1.0f}});
+  packed[5] = 1;  // gaps: one symbol below the escape
+  packed[24] = 1;
+  Put32(128 * 128 * kChannels, packed.data() + 12);
+  const Bytes gap = EncodeFixed({0}, 8);
+  packed.insert(packed.begin() + 36 + 4, gap.begin(), gap.end());  // behind the codebook
+  Put32(static_cast<uint32_t>(packed.size()), packed.data() + 28);
+  Seal(&packed);
+  for (uint8_t arithmetic : {0, 1}) {
+    Graph g;
+    g.options[3] = arithmetic;
+    g.options[4] = g.options[5] = 128;
+    g.x.resize(kChannels);
+    g.Set(kPacked, kTfLiteUInt8, kTfLiteMmapRo, {static_cast<int>(packed.size())}, packed.data(), packed.size());
+    g.Set(kX, kTfLiteFloat32, kTfLiteArenaRw, {1, 1, 1, kChannels}, g.x.data(), g.x.size() * 4);
+    g.Set(kBias, kTfLiteFloat32, kTfLiteMmapRo, {1}, g.bias.data(), 4);
+    g.Set(kY, kTfLiteFloat32, kTfLiteArenaRw, {1, 1, 1, 1}, g.y.data(), 4);
+    g.InitSealed();
+    EXPECT(!g.Prepare() && g.Says("out of memory for the activations"), "%s", g.error.c_str());
+  }
+}
+
 TEST(ThreadsDoNotChangeResults) {
   std::vector<float> results[2];
   for (int threads : {1, 2}) {

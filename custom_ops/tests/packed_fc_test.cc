@@ -96,6 +96,21 @@ TEST(ClaimedSizesAreChecked) {
   }
 }
 
+// 2^31 - 1 rows and as many columns are more bytes than 64 bits can say, and x alone more than 32 can.
+TEST(SizesThatNoMemoryHoldsAreRefused) {
+  std::vector<uint8_t> packed = Pack({1, 1, {0}, {0.0f}});
+  Put32(INT32_MAX, packed.data() + 8);
+  Seal(&packed);
+  Graph g;
+  g.Set(kPacked, kTfLiteUInt8, kTfLiteMmapRo, {36}, packed.data(), 36);
+  g.Set(kX, kTfLiteFloat32, kTfLiteArenaRw, {INT32_MAX, 1}, g.x.data(), 8);
+  g.Set(kY, kTfLiteFloat32, kTfLiteArenaRw, {INT32_MAX, INT32_MAX}, g.y.data(), 8);
+  g.node.inputs->size = 2;
+  g.Init();
+  const char* want = sizeof(size_t) == 4 ? "input t: too large" : "an output of 2147483647 columns and 2147483647 rows";
+  EXPECT(!g.Prepare() && g.Says(want), "%s", g.error.c_str());
+}
+
 void Replace(Graph* g, const std::vector<uint8_t>& options) {
   g->options = options;
   g->Init();

@@ -67,11 +67,12 @@ TfLiteStatus CountBatch(TfLiteContext* context, PackedFc* op, uint32_t cols) {
   KP_REQUIRE(t.type == kTfLiteFloat32, "input %s: expected float32, got type %d; feed float32 activations", NameOf(t),
              t.type);
   KP_REQUIRE(t.dims != nullptr && t.dims->size >= 1, "input %s: expected rank 1 or more, got a scalar", NameOf(t));
+  constexpr uint64_t kMostValues = PTRDIFF_MAX / sizeof(float);
   uint64_t values = 1;
   for (int i = 0; i < t.dims->size; ++i) {
     KP_REQUIRE(t.dims->data[i] >= 0, "input %s: dimension %d is %d; resize the input first", NameOf(t), i,
                t.dims->data[i]);
-    KP_REQUIRE(!__builtin_mul_overflow(values, static_cast<uint64_t>(t.dims->data[i]), &values) && values <= INT64_MAX,
+    KP_REQUIRE(!__builtin_mul_overflow(values, static_cast<uint64_t>(t.dims->data[i]), &values) && values <= kMostValues,
                "input %s: too large", NameOf(t));
   }
   const int last = t.dims->data[t.dims->size - 1];
@@ -79,7 +80,7 @@ TfLiteStatus CountBatch(TfLiteContext* context, PackedFc* op, uint32_t cols) {
   KP_REQUIRE(fits,
              "input %s: expected %u values in a row as the packed weights have columns, got a last dimension of %d",
              NameOf(t), cols, last);
-  op->batch = values / cols;
+  op->batch = static_cast<size_t>(values / cols);
   return kTfLiteOk;
 }
 
@@ -91,6 +92,9 @@ TfLiteStatus CheckShapes(TfLiteContext* context, PackedFc* op, uint32_t rows, ui
   if (status != kTfLiteOk) return status;
   KP_REQUIRE(op->batch <= INT_MAX, "an output of %u columns and more than %d rows is too large for the runtime", rows,
              INT_MAX);
+  KP_REQUIRE(op->batch <= PTRDIFF_MAX / sizeof(float) / rows,
+             "an output of %u columns and %d rows is too large; take a smaller batch", rows,
+             static_cast<int>(op->batch));
   return kTfLiteOk;
 }
 

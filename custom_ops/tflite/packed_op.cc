@@ -147,16 +147,17 @@ int FindWorkers(const TfLiteContext* context, PackedOp* op, size_t batch) {
   return num_threads;
 }
 
-TfLiteStatus ResizeWorkspace(TfLiteContext* context, PackedOp* made, size_t needed) {
+TfLiteStatus ResizeWorkspace(TfLiteContext* context, PackedOp* made, uint64_t needed) {
   const PackedOp& op = *made;
   if (needed == op.workspace_bytes) return kTfLiteOk;
   free(op.workspace);
   made->workspace = nullptr;
   made->workspace_bytes = 0;
   if (needed == 0) return kTfLiteOk;
-  KP_REQUIRE(posix_memalign(&made->workspace, kWorkspaceAlignment, needed) == 0,
+  const auto num_bytes = static_cast<size_t>(needed);
+  KP_REQUIRE(needed <= PTRDIFF_MAX && posix_memalign(&made->workspace, kWorkspaceAlignment, num_bytes) == 0,
              "out of memory for the activations; free memory or take a smaller batch");
-  made->workspace_bytes = needed;
+  made->workspace_bytes = num_bytes;
   return kTfLiteOk;
 }
 

@@ -71,7 +71,8 @@ TfLiteStatus MakeLayout(TfLiteContext* context, Op* op, Check&& check, Wanted&& 
 // The threads that pay for `batch` rows. What the interpreter is told about threads between two calls counts when it is
 // prepared again, as with XNNPACK.
 int FindWorkers(const TfLiteContext* context, PackedOp* op, size_t batch);
-TfLiteStatus ResizeWorkspace(TfLiteContext* context, PackedOp* op, size_t needed);
+// Refuses what no memory has room for.
+TfLiteStatus ResizeWorkspace(TfLiteContext* context, PackedOp* op, uint64_t needed);
 
 // The tensors' memory and all else that a call needs.
 TfLiteStatus MakeCall(TfLiteContext* context, const PackedOp& op, size_t batch, FcCall* call);

@@ -133,8 +133,8 @@ void* Init(TfLiteContext* context, const char* buffer, size_t) {
       CheckNode(context, *node) != kTfLiteOk) {
     return nullptr;
   }
-  auto* op =
-      static_cast<Unpack*>(calloc(1, sizeof(Unpack) + sizeof(Constant) * static_cast<size_t>(node->inputs->size)));
+  static_assert(sizeof(Unpack) <= 2 * sizeof(Constant), "the head has room in one");
+  auto* op = static_cast<Unpack*>(calloc(static_cast<size_t>(node->inputs->size) + 1, sizeof(Constant)));
   if (op != nullptr && UnpackAll(context, *node, op) != kTfLiteOk) {
     Free(context, op);
     return nullptr;
