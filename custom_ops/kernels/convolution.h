@@ -20,8 +20,8 @@ struct ConvShape {
 // Batch rows of the fully connected layer: what a layout is best made for. All sizes are in the caller's tensors.
 inline size_t ConvPixels(const ConvShape& shape) { return shape.batch * shape.out_h * shape.out_w; }
 
-// What a call with this x_scale (FcCall) needs; nothing without images. A patch may be much larger than the image: 64 bits
-// also where size_t has 32, and what has no room in memory is for the caller to refuse.
+// What a call with this x_scale (FcCall) needs; nothing without images. A patch may be much larger than the image: 64
+// bits also where size_t has 32, and what has no room in memory is for the caller to refuse.
 uint64_t ConvWorkspaceBytes(const FcLayout* layout, const ConvShape& shape, int num_threads, float x_scale);
 
 // call.x: (batch, in_h, in_w, channels), call.y: (batch, out_h, out_w, rows); call.batch is ConvPixels(shape).

@@ -72,8 +72,8 @@ TfLiteStatus CountBatch(TfLiteContext* context, PackedFc* op, uint32_t cols) {
   for (int i = 0; i < t.dims->size; ++i) {
     KP_REQUIRE(t.dims->data[i] >= 0, "input %s: dimension %d is %d; resize the input first", NameOf(t), i,
                t.dims->data[i]);
-    KP_REQUIRE(!__builtin_mul_overflow(values, static_cast<uint64_t>(t.dims->data[i]), &values) && values <= kMostValues,
-               "input %s: too large", NameOf(t));
+    const bool counted = !__builtin_mul_overflow(values, static_cast<uint64_t>(t.dims->data[i]), &values);
+    KP_REQUIRE(counted && values <= kMostValues, "input %s: too large", NameOf(t));
   }
   const int last = t.dims->data[t.dims->size - 1];
   const bool fits = op->keep_num_dims ? static_cast<uint32_t>(last) == cols : values % cols == 0;
