@@ -44,11 +44,11 @@ size_t NumShares(const FcLayout* layout, const ConvShape& shape, int num_threads
   return NumBlocks(layout, shape) < threads ? 1 : threads;
 }
 
-// One block in the form that the kernel wants; int8 kernels also need a patch before it is quantized.
+// One block in the form that the kernel wants; rows of int8 also need a patch before it is quantized.
 uint64_t ShareBytes(const FcLayout* layout) {
   const uint64_t floats = uint64_t{layout->cols} * sizeof(float), width = BlockWidth(layout);
-  const uint64_t tile = layout->kernel->input == Input::kInt8Rows ? 0 : Aligned(floats * width);
-  return IsInt8(layout->kernel->input) ? tile + Aligned(floats) + width * Aligned(layout->cols) : tile;
+  if (layout->kernel->input != Input::kInt8Rows) return Aligned(floats * width);
+  return Aligned(floats) + width * Aligned(layout->cols);
 }
 
 constexpr size_t kMostImageBytes = size_t{64} << 20;
@@ -137,22 +137,8 @@ void FillInt8(const Conv& work, const Window* windows, char* memory, float* scal
     }
     FillPatch(work, work.call->x, windows[i], patch);
     scales[i] = QuantizeFor(*layout.kernel, patch, layout.cols, work.call->x_scale, values + i * rows->stride);
-    if (isnan(scales[i])) std::fill_n(rows->y + i * rows->y_stride, rows->y_stride, NAN);
+    FillIfNan(scales[i], rows->y_stride, rows->y + i * rows->y_stride);
   }
-}
-
-// The tile comes first.
-void FillInt8Tile(const Conv& work, const Window* windows, char* memory, float* scales, RowBlock* rows) {
-  const size_t cols = work.layout->cols;
-  const uint64_t tile_bytes = Aligned(cols * sizeof(float) * work.width);
-  auto* tile = reinterpret_cast<float*>(memory);
-  rows->stride = TileStride(*work.layout->kernel, rows->count);
-  if (work.values != nullptr) return FillTile(work, work.values, windows, *rows, tile);
-  FillInt8(work, windows, memory + tile_bytes, scales, rows);
-  const auto* values = static_cast<const int8_t*>(rows->x);
-  rows->x = tile;
-  rows->stride = TileStride(*work.layout->kernel, rows->count);
-  LoadInt8Tile(values, cols, *rows, tile);
 }
 
 // The patches as the kernel wants them; int8 ones with their scales.
@@ -167,11 +153,15 @@ void Fill(const Conv& work, const Window* windows, char* memory, float* scales, 
     case Input::kTile:
       rows->stride = TileStride(*work.layout->kernel, rows->count);
       return FillTile(work, work.call->x, windows, *rows, floats);
+    case Input::kInt8Tile:
+      rows->stride = TileStride(*work.layout->kernel, rows->count);
+      if (work.values != nullptr) return FillTile(work, work.values, windows, *rows, floats);
+      FillTile(work, work.call->x, windows, *rows, floats);
+      return QuantizeTile(work.layout, work.call->x_scale, floats, scales, *rows);
     case Input::kRows:
       for (size_t i = 0; i < rows->count; ++i) FillPatch(work, work.call->x, windows[i], floats + i * cols);
       return;
     case Input::kInt8Rows: return FillInt8(work, windows, memory, scales, rows);
-    case Input::kInt8Tile: return FillInt8Tile(work, windows, memory, scales, rows);
   }
 }
 

@@ -19,6 +19,7 @@ struct Wide {
   static void Store(Vector v, float* to) { _mm512_store_ps(to, v); }
   static Vector Broadcast(const float* value) { return _mm512_set1_ps(*value); }
   static Vector Add(Vector a, Vector b) { return _mm512_add_ps(a, b); }
+  static Vector Multiply(Vector a, Vector b) { return _mm512_mul_ps(a, b); }
   static Vector MultiplyAdd(Vector a, Vector b, Vector sum) { return _mm512_fmadd_ps(a, b, sum); }
   static Vector Clamp(Vector v, Vector low, Vector high) { return _mm512_min_ps(high, _mm512_max_ps(low, v)); }
 };

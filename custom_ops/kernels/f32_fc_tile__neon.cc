@@ -13,9 +13,13 @@ struct Neon {
   static void Store(Vector v, float* to) { vst1q_f32(to, v); }
   static Vector Broadcast(const float* value) { return vld1q_dup_f32(value); }
   static Vector Add(Vector a, Vector b) { return vaddq_f32(a, b); }
+  static Vector Multiply(Vector a, Vector b) { return vmulq_f32(a, b); }
   static Vector MultiplyAdd(Vector a, Vector b, Vector sum) { return vfmaq_f32(sum, a, b); }
-  // NaN stays NaN.
-  static Vector Clamp(Vector v, Vector low, Vector high) { return vminq_f32(high, vmaxq_f32(low, v)); }
+  // As the other kernels do it to the bit: NaN stays NaN, and -0 is not below 0.
+  static Vector Clamp(Vector v, Vector low, Vector high) {
+    v = vbslq_f32(vcltq_f32(v, low), low, v);
+    return vbslq_f32(vcgtq_f32(v, high), high, v);
+  }
 };
 
 }  // namespace

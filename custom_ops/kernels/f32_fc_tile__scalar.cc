@@ -17,6 +17,7 @@ struct Portable {
   static void Store(Vector v, float* to) { memcpy(to, &v, sizeof v); }
   static Vector Broadcast(const float* value) { return Vector{*value, *value, *value, *value}; }
   static Vector Add(Vector a, Vector b) { return a + b; }
+  static Vector Multiply(Vector a, Vector b) { return a * b; }
   static Vector MultiplyAdd(Vector a, Vector b, Vector sum) { return a * b + sum; }
   static Vector Clamp(Vector v, Vector low, Vector high) {
     for (size_t i = 0; i < kWidth; ++i) {

@@ -15,6 +15,7 @@ struct Avx2 {
   static void Store(Vector v, float* to) { _mm256_store_ps(to, v); }
   static Vector Broadcast(const float* value) { return _mm256_broadcast_ss(value); }
   static Vector Add(Vector a, Vector b) { return _mm256_add_ps(a, b); }
+  static Vector Multiply(Vector a, Vector b) { return _mm256_mul_ps(a, b); }
   static Vector MultiplyAdd(Vector a, Vector b, Vector sum) { return _mm256_fmadd_ps(a, b, sum); }
   // The second operand where one is NaN.
   static Vector Clamp(Vector v, Vector low, Vector high) { return _mm256_min_ps(high, _mm256_max_ps(low, v)); }

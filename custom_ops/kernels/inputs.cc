@@ -47,11 +47,6 @@ RowBlock RowsOf(const FcLayout* layout, const FcCall& call) {
   return rows;
 }
 
-// Results of a row of x that is not finite: rows of weights of which nothing is kept have none of a kernel.
-void FillNan(size_t size, float* y) {
-  for (size_t row = 0; row < size; ++row) y[row] = NAN;
-}
-
 struct Tiles {
   const FcLayout* layout;
   const FcCall* call;
@@ -66,27 +61,18 @@ FcCall Part(FcCall call, const RowBlock& rows) {
   return call;
 }
 
-// A tile of this many batch rows, and behind it their int8 values.
 size_t TileBytes(const FcLayout* layout, size_t batch) {
-  const size_t stride = TileStride(*layout->kernel, batch);
-  const size_t tile = Aligned(layout->cols * stride * sizeof(float));
-  return layout->kernel->input == Input::kInt8Tile ? tile + stride * Aligned(layout->cols) : tile;
+  return Aligned(layout->cols * TileStride(*layout->kernel, batch) * sizeof(float));
 }
 
-// Rows that are not finite get NaN for results, those of weights of which nothing is kept too.
 void LoadTileOf(const FcLayout* layout, const FcCall& call, const float* x, float* scales, float* tile,
                 RowBlock* rows) {
   const size_t cols = layout->cols;
   rows->x = tile;
   rows->stride = TileStride(*layout->kernel, rows->count);
   rows->scales = scales;
-  if (layout->kernel->input == Input::kTile) return LoadTile(x, rows->count, cols, cols, rows->stride, tile);
-  auto* values = reinterpret_cast<int8_t*>(tile) + Aligned(cols * rows->stride * sizeof(float));
-  for (size_t b = 0; b < rows->count; ++b) {
-    scales[b] = QuantizeFor(*layout->kernel, x + b * cols, cols, call.x_scale, values + b * Aligned(cols));
-    if (isnan(scales[b])) FillNan(rows->y_stride, rows->y + b * rows->y_stride);
-  }
-  LoadInt8Tile(values, cols, *rows, tile);
+  LoadTile(x, rows->count, cols, cols, rows->stride, tile);
+  if (layout->kernel->input == Input::kInt8Tile) QuantizeTile(layout, call.x_scale, tile, scales, *rows);
 }
 
 // Tiles [first, end) by one thread, which has the workspace of `share`.
@@ -110,16 +96,6 @@ void RunTilesOfShare(void* context, int part) {
   const auto& work = *static_cast<const Tiles*>(context);
   const auto share = static_cast<size_t>(part);
   RunTiles(work, share, work.num_tiles * share / work.shares, work.num_tiles * (share + 1) / work.shares);
-}
-
-template <typename T>
-void LoadRows(const T* x, size_t count, size_t stride, size_t cols, size_t width, float* tile) {
-  const T* rows[kMostTile];
-  for (size_t b = 0; b < count; ++b) rows[b] = x + b * stride;
-  Transpose(rows, count, cols, width, tile);
-  for (size_t col = 0; count < width && col < cols; ++col) {
-    for (size_t b = count; b < width; ++b) tile[col * width + b] = 0.0f;
-  }
 }
 
 size_t NumTiles(const FcLayout* layout, size_t batch) {
@@ -157,7 +133,7 @@ void ForwardInt8Rows(const FcLayout* layout, const FcCall& call) {
     for (size_t b = 0; b < rows.count; ++b) {
       const float* x = call.x + (row + b) * layout->cols;
       scales[b] = QuantizeFor(*layout->kernel, x, layout->cols, call.x_scale, values + b * stride);
-      if (isnan(scales[b])) FillNan(rows.y_stride, call.y + (row + b) * rows.y_stride);
+      FillIfNan(scales[b], rows.y_stride, call.y + (row + b) * rows.y_stride);
     }
     rows.y = call.y + row * rows.y_stride;
     ForwardParts(layout, rows, call.workers);
@@ -189,12 +165,22 @@ float QuantizeFor(const FcKernel& kernel, const float* x, size_t size, float sca
   return (rows->quantize != nullptr ? rows->quantize : QuantizeRow)(x, size, Aligned(size), scale, values);
 }
 
-void LoadInt8Tile(const int8_t* values, size_t cols, const RowBlock& rows, float* tile) {
-  LoadRows(values, rows.count, Aligned(cols), cols, rows.stride, tile);
+void QuantizeTile(const FcLayout* layout, float x_scale, float* tile, float* scales, const RowBlock& rows) {
+  layout->kernel->quantize_tile(tile, layout->cols, rows.stride, x_scale, scales);
+  for (size_t b = 0; b < rows.count; ++b) FillIfNan(scales[b], rows.y_stride, rows.y + b * rows.y_stride);
+}
+
+void FillIfNan(float scale, size_t size, float* y) {
+  for (size_t row = 0; isnan(scale) && row < size; ++row) y[row] = NAN;
 }
 
 void LoadTile(const float* x, size_t count, size_t stride, size_t cols, size_t width, float* tile) {
-  LoadRows(x, count, stride, cols, width, tile);
+  const float* rows[kMostTile];
+  for (size_t b = 0; b < count; ++b) rows[b] = x + b * stride;
+  Transpose(rows, count, cols, width, tile);
+  for (size_t col = 0; count < width && col < cols; ++col) {
+    for (size_t b = count; b < width; ++b) tile[col * width + b] = 0.0f;
+  }
 }
 
 }  // namespace keras_prune

@@ -33,8 +33,11 @@ float QuantizeRow(const float* x, size_t size, size_t stride, float scale, int8_
 // The same with the function of the kernel's instruction set, to the next multiple of kAlignment.
 float QuantizeFor(const FcKernel& kernel, const float* x, size_t size, float scale, int8_t* values);
 
-// tile[col * rows.stride + b] = values[b][col]; rows of values lie the next multiple of kAlignment apart.
-void LoadInt8Tile(const int8_t* values, size_t cols, const RowBlock& rows, float* tile);
+// Makes float32 values of a tile what Input::kInt8Tile wants, and fills `scales`, at least rows.stride.
+void QuantizeTile(const FcLayout* layout, float x_scale, float* tile, float* scales, const RowBlock& rows);
+
+// Results of a batch row that is not finite are NaN, also those of weights of which nothing is kept.
+void FillIfNan(float scale, size_t size, float* y);
 
 // tile[col * width + b] = x[b * stride + col] for b < count, zero up to `width`.
 void LoadTile(const float* x, size_t count, size_t stride, size_t cols, size_t width, float* tile);

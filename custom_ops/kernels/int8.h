@@ -42,11 +42,12 @@ inline uint32_t MagnitudeBits(float value) {
   return bits & 0x7FFFFFFFu;
 }
 
-inline int8_t QuantizeValue(float value, float inverse) {
+// NaN becomes kMostInt8: its row has no results but NaN.
+inline int32_t QuantizeValue(float value, float inverse) {
   value *= inverse;
   value += value < 0.0f ? -0.5f : 0.5f;
   value = value < kMostInt8 ? value : kMostInt8;
-  return static_cast<int8_t>(value > -kMostInt8 ? value : -kMostInt8);
+  return static_cast<int32_t>(value > -kMostInt8 ? value : -kMostInt8);
 }
 
 // QuantizeRow by vectors: Simd::Largest and Simd::Quantize do the first values of x, as many as they like, and say how
@@ -64,7 +65,9 @@ float QuantizeBy(const float* x, size_t size, size_t stride, float scale, int8_t
     return scale;
   }
   const float inverse = 1.0f / scale;
-  for (size_t i = Simd::Quantize(x, size, inverse, values); i < size; ++i) values[i] = QuantizeValue(x[i], inverse);
+  for (size_t i = Simd::Quantize(x, size, inverse, values); i < size; ++i) {
+    values[i] = static_cast<int8_t>(QuantizeValue(x[i], inverse));
+  }
   if (size < stride) __builtin_memset(values + size, 0, stride - size);
   return scale;
 }

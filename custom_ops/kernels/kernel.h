@@ -49,6 +49,9 @@ struct FcKernel {
   float (*quantize)(const float* x, size_t size, size_t stride, float scale, int8_t* values) = nullptr;
   // Of Input::kTile: fewer batch rows than `tile` come with the least multiple of this for a stride; 0: with `tile`.
   size_t tile_step = 0;
+  // Of Input::kInt8Tile: makes a tile of float32 what the kernel wants, as QuantizeRow would its batch rows; `scales` has
+  // room for `stride`.
+  void (*quantize_tile)(float* tile, size_t cols, size_t stride, float x_scale, float* scales) = nullptr;
 };
 
 constexpr size_t kMostTile = 64;

@@ -21,10 +21,10 @@ Status MakeThinTile(const PackedView& packed, const FcKernel* kernel, FcLayout**
 
 const FcKernel kFcS8TileAvx2 = {
     "s8_fc_tile__avx2", Isa::kAvx2, Input::kInt8Tile, kTileWidth, MakeInt8Tile,
-    ForwardInt8Tile<&kFcTileAvx2>, TileSplit, BackwardInt8Tile, nullptr, kTileStep};
+    ForwardInt8Tile<&kFcTileAvx2>, TileSplit, BackwardInt8Tile, nullptr, kTileStep, QuantizeInt8Tile};
 
 const FcKernel kFcS8ThinTileAvx2 = {
     "s8_fc_tile__avx2", Isa::kAvx2, Input::kInt8Tile, kTileWidth, MakeThinTile,
-    ForwardInt8Tile<&kFcTileAvx2>, TileSplit, BackwardInt8Tile, nullptr, kTileStep};
+    ForwardInt8Tile<&kFcTileAvx2>, TileSplit, BackwardInt8Tile, nullptr, kTileStep, QuantizeInt8Tile};
 
 }  // namespace keras_prune

@@ -5,6 +5,6 @@ namespace keras_prune {
 
 const FcKernel kFcS8TileNeonDot = {
     "s8_fc_tile__neondot", Isa::kNeonDot, Input::kInt8Tile, kTileWidth, MakeInt8Tile,
-    ForwardInt8Tile<&kFcTileNeon>, TileSplit, BackwardInt8Tile, nullptr, kTileStep};
+    ForwardInt8Tile<&kFcTileNeon>, TileSplit, BackwardInt8Tile, nullptr, kTileStep, QuantizeInt8Tile};
 
 }  // namespace keras_prune

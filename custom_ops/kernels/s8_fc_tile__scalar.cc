@@ -10,6 +10,6 @@ constexpr size_t kWidth = 16;  // as the float32 kernel's
 
 const FcKernel kFcS8TileScalar = {
     "s8_fc_tile__scalar", Isa::kScalar, Input::kInt8Tile, kWidth, MakeInt8Tile,
-    ForwardInt8Tile<&kFcTileScalar>, TileSplit, BackwardInt8Tile, nullptr, kTileStep};
+    ForwardInt8Tile<&kFcTileScalar>, TileSplit, BackwardInt8Tile, nullptr, kTileStep, QuantizeInt8Tile};
 
 }  // namespace keras_prune

@@ -1,8 +1,11 @@
 // The inner loops of the kernels on tiles, for any vector type; internal to custom_ops/kernels.
 //
-// Simd: Vector, kWidth, Load, Store, Broadcast(const float*), Add, MultiplyAdd(a, b, sum), Clamp(v, low, high).
+// Simd: Vector, kWidth, Load, Store, Broadcast(const float*), Add, Multiply, MultiplyAdd(a, b, sum),
+// Clamp(v, low, high).
 #ifndef KERAS_PRUNE_KERNELS_TILE_FORWARD_H_
 #define KERAS_PRUNE_KERNELS_TILE_FORWARD_H_
+
+#include <string.h>
 
 #include "tile.h"
 
@@ -69,19 +72,57 @@ void AddBlock(const TileLayout& w, const TileBlock* block, const float* x, Ahead
   }
 }
 
-// Sums begin with the bias; a row's are added in the order of its blocks, whatever else is computed.
+// Sums of float32 begin with the bias.
+template <typename Simd, int kVectors>
+void BeginSums(const RowBlock& rows, const uint32_t* row_of, uint32_t count, float* sums) {
+  static const float zero = 0.0f;
+  TileSums<Simd, kVectors> row;
+  for (uint32_t i = 0; i < count; ++i) {
+    row.Fill(rows.bias != nullptr ? rows.bias + row_of[i] : &zero);
+    row.Store(sums + i * kVectors * Simd::kWidth);
+  }
+}
+
+template <typename Simd, int kVectors>
+void FinishSums(const RowBlock& rows, uint32_t count, float* sums) {
+  const typename Simd::Vector low = Simd::Broadcast(&rows.low), high = Simd::Broadcast(&rows.high);
+  for (size_t i = 0; i < count * kVectors * Simd::kWidth; i += Simd::kWidth) {
+    Simd::Store(Simd::Clamp(Simd::Load(sums + i), low, high), sums + i);
+  }
+}
+
+// Int8Result (int8.h) of sums of whole numbers.
+template <typename Simd, int kVectors>
+void FinishInt8Sums(const TileLayout& w, const RowBlock& rows, const uint32_t* row_of, uint32_t count, float* sums) {
+  constexpr size_t kStride = kVectors * Simd::kWidth;
+  static const float zero = 0.0f;
+  alignas(kAlignment) float steps[kStride] = {};
+  for (size_t b = 0; b < rows.count; ++b) steps[b] = rows.scales[b] * w.w_scale;
+  TileSums<Simd, kVectors> scale;
+  scale.Load(steps);
+  const typename Simd::Vector low = Simd::Broadcast(&rows.low), high = Simd::Broadcast(&rows.high);
+  for (uint32_t i = 0; i < count; ++i, sums += kStride) {
+    const typename Simd::Vector bias = Simd::Broadcast(rows.bias != nullptr ? rows.bias + row_of[i] : &zero);
+    for (int v = 0; v < kVectors; ++v) {
+      float* at = sums + v * Simd::kWidth;
+      Simd::Store(Simd::Clamp(Simd::Add(Simd::Multiply(Simd::Load(at), scale.at[v]), bias), low, high), at);
+    }
+  }
+}
+
+// A row's products are added in the order of its blocks, whatever else is computed.
 template <typename Simd, int kVectors, bool kNibbles>
 void ForwardPart(const TileLayout& w, const RowBlock& rows, uint32_t part) {
   constexpr size_t kStride = kVectors * Simd::kWidth;
-  static const float zero = 0.0f;
   alignas(kAlignment) float sums[kPartRows * kStride];
   const auto* x = static_cast<const float*>(rows.x);
+  const bool is_int8 = IsInt8(w.kernel->input);
   const uint32_t first = part * w.part_rows, left = w.kept_rows - first;
   const uint32_t count = left < w.part_rows ? left : w.part_rows;
-  TileSums<Simd, kVectors> row;
-  for (uint32_t i = 0; i < count; ++i) {
-    row.Fill(rows.bias != nullptr ? rows.bias + w.row_of[first + i] : &zero);
-    row.Store(sums + i * kStride);
+  if (is_int8) {
+    memset(sums, 0, count * kStride * sizeof(float));
+  } else {
+    BeginSums<Simd, kVectors>(rows, w.row_of + first, count, sums);
   }
   for (uint32_t block = w.first_block[part]; block < w.first_block[part + 1]; ++block) {
     const TileBlock* at = w.blocks + block;
@@ -92,9 +133,10 @@ void ForwardPart(const TileLayout& w, const RowBlock& rows, uint32_t part) {
     }
     AddBlock<Simd, kVectors, kNibbles>(w, at, x + at->col * kStride, ahead, sums);
   }
-  const typename Simd::Vector low = Simd::Broadcast(&rows.low), high = Simd::Broadcast(&rows.high);
-  for (size_t i = 0; i < count * kStride; i += Simd::kWidth) {
-    Simd::Store(Simd::Clamp(Simd::Load(sums + i), low, high), sums + i);
+  if (is_int8) {
+    FinishInt8Sums<Simd, kVectors>(w, rows, w.row_of + first, count, sums);
+  } else {
+    FinishSums<Simd, kVectors>(rows, count, sums);
   }
   StoreTile(w, part, sums, kStride, rows);
 }

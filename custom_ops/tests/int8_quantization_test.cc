@@ -71,6 +71,41 @@ TEST(EveryQuantizationOfARowIsTheSame) {
   }
 }
 
+// In a tile too, whose batch rows stand side by side; rows that are not finite have no step, nor do those of zeros.
+TEST(EveryQuantizationOfATileIsTheSame) {
+  constexpr size_t kCols = 50;
+  const Layer layer = RandomLayer(64, kCols, 0.5, 16, 98);
+  const Layouts layouts(layer);
+  size_t tiles = 0;
+  for (const FcLayout* layout : layouts.all()) {
+    if (layout->kernel->quantize_tile == nullptr) continue;
+    for (size_t count : {1u, 7u, 8u, 15u, 16u, 23u, 32u}) {
+      if (count > layout->kernel->tile) continue;
+      const size_t stride = TileStride(*layout->kernel, count);
+      std::vector<float> x = RandomVector(count * kCols, static_cast<uint32_t>(count));
+      for (size_t i = 0; i < x.size(); i += 3) x[i] = std::round(x[i] * 40) / 80;
+      std::fill_n(x.begin() + (count - 1) * kCols, kCols, count == 15 ? -0.0f : x[0]);
+      if (count > 2) x[kCols + 5] = count == 7 ? NAN : INFINITY;
+      for (float scale : {0.0f, 0.025f, 1e-30f, 100.0f}) {
+        alignas(kAlignment) float tile[kCols * kMostTile], scales[kMostTile];
+        LoadTile(x.data(), count, kCols, kCols, stride, tile);
+        layout->kernel->quantize_tile(tile, kCols, stride, scale, scales);
+        for (size_t b = 0; b < count; ++b) {
+          int8_t want[kAlignment];
+          const float step = QuantizeRow(&x[b * kCols], kCols, kAlignment, scale, want);
+          EXPECT(std::memcmp(&step, &scales[b], sizeof step) == 0, "%s: %g", FcKernelName(layout), scales[b]);
+          for (size_t col = 0; col < kCols && !std::isnan(step); ++col) {
+            const float got = tile[col * stride + b];
+            EXPECT(got == want[col], "%s: %g, not %d", FcKernelName(layout), got, want[col]);
+          }
+          ++tiles;
+        }
+      }
+    }
+  }
+  EXPECT(tiles != 0, "a kernel on tiles");
+}
+
 TEST(HalvesAreRoundedAwayFromZero) {
   const float x[] = {0.5f, -0.5f, 1.5f, -1.5f, 126.5f, 300.0f, -300.0f, 0.49f, -2.51f};
   int8_t values[64];

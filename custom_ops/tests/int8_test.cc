@@ -180,7 +180,7 @@ TEST(PartsGiveTheSameTogetherAndAlone) {
   const Layer layer = RandomLayer(150, 500, 0.1, 16, 96);
   const std::vector<float> x = RandomVector(5 * 500, 97);
   std::vector<int8_t> values(5 * 512);
-  float scales[5];
+  float scales[5], tile_scales[8];
   alignas(kAlignment) static float tile[500 * 8];
   for (size_t b = 0; b < 5; ++b) scales[b] = QuantizeRow(&x[b * 500], 500, 512, 0.0f, &values[b * 512]);
   const Layouts layouts(layer);
@@ -191,7 +191,10 @@ TEST(PartsGiveTheSameTogetherAndAlone) {
     if (kernel.input == Input::kInt8Tile) {
       rows.x = tile;
       rows.stride = 8;
-      LoadInt8Tile(values.data(), 500, rows, tile);
+      LoadTile(x.data(), 5, 500, 500, 8, tile);
+      QuantizeTile(layout, 0.0f, tile, tile_scales, rows);
+      EXPECT(std::equal(scales, scales + 5, tile_scales), "%s: the rows' scales", kernel.name);
+      rows.scales = tile_scales;
     }
     kernel.forward(layout, rows, 0, layout->num_parts);
     rows.y = alone.data();
