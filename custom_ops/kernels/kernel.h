@@ -128,8 +128,9 @@ extern const FcKernel kFcS8TileNeonDot;
 // The kernel for what is asked for; the next best of the same CPU where there is none.
 const FcKernel* KernelFor(const FcOptions& options);
 
-inline bool IsInt8(Input input) { return input == Input::kInt8Rows || input == Input::kInt8Tile; }
-inline bool IsTile(Input input) { return input == Input::kTile || input == Input::kInt8Tile; }
+// Static: a copy for each translation unit, see sparse_format.h.
+static inline bool IsInt8(Input input) { return input == Input::kInt8Rows || input == Input::kInt8Tile; }
+static inline bool IsTile(Input input) { return input == Input::kTile || input == Input::kInt8Tile; }
 
 }  // namespace keras_prune
 
