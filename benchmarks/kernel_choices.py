@@ -22,7 +22,7 @@ import timing
 from absl import app, flags
 from single_layer import Layer
 
-from keras_prune_export import kernel_costs
+from keras_prune_export import kernel_costs, kernel_terms
 
 _JSON = flags.DEFINE_string("json", "out/bench/kernel_choices.json", "Where the figures go.")
 _ROUNDS = flags.DEFINE_integer("rounds", 10, "Rounds in which the forms take turns.", lower_bound=3)
@@ -47,11 +47,10 @@ def judge(layer: Layer) -> dict[str, dict[str, Any]]:
     """Kind of activations -> what the exporter chooses, and how long that takes beside the best form."""
     samples = {form: float(v.min()) for form, v in single_layer.times(layer, rounds=_ROUNDS.value).items()}
     found = {}
-    for kind in kernel_costs.FORMS:
+    for kind in kernel_terms.FORMS:
         forms = kernel_costs.alternatives([layer.work], kind)
         times = {form: samples[form] for form in forms}
-        pays = kernel_costs.packed_pays([layer.work], kind)
-        choice = forms[0] if pays else kernel_costs.dense_form([layer.work], kind)
+        choice = kernel_costs.choice([layer.work], kind)
         worse = times[choice] / min(times.values())
         found[kind] = {"layer": layer.name, "choice": choice, "times_the_best": worse, **times}
     return found
@@ -61,14 +60,14 @@ def main(argv: list[str]) -> None:
     """Times the grid and prints each choice and how many were good."""
     del argv
     timing.pin()
-    rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kernel_costs.FORMS}
+    rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kernel_terms.FORMS}
     for layer in (dataclasses.replace(layer, values=_VALUES.value) for layer in layers()):
         for kind, row in judge(layer).items():
             rows[kind].append(row)
             packed, *others = kernel_costs.alternatives([layer.work], kind)
             worse = row["times_the_best"]
             verdict = "" if worse <= performance_tables.GOOD else f"{worse:.2f}x the best"
-            ratios = ", ".join(f"{row[dense] / row[packed]:5.2f}x as {dense}" for dense in others)
+            ratios = ", ".join(f"{row[other] / row[packed]:5.2f}x as {other}" for other in others)
             print(f"{layer.name:36} {packed:11} as fast {ratios}: {row['choice']:11} {verdict}", flush=True)
     quick = _ROUNDS.value < _ROUNDS.default
     result: dict[str, Any] = {

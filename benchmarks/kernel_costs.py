@@ -4,7 +4,7 @@ r"""Measures what a layer costs on packed weights and dense, and fits the export
     python benchmarks/kernel_costs.py --isa avx2 --write    # for the package
 
 One thread, on one core; the forms of a layer take turns; the smallest of the times that the thread itself used counts.
-The model is ``keras_prune_export.kernel_costs``; ``--write`` puts the coefficients of one instruction set into its
+The model is ``keras_prune_export.kernel_terms``; ``--write`` puts the coefficients of one instruction set into its
 table. ``python benchmarks/kernel_choices.py`` says how well it then chooses, on other layers.
 """
 
@@ -22,7 +22,7 @@ import timing
 from absl import app, flags
 from single_layer import Layer
 
-from keras_prune_export import kernel_costs
+from keras_prune_export import kernel_costs, kernel_terms
 from keras_prune_export.files import write_atomic
 
 _ISA = flags.DEFINE_string("isa", None, "Of the packed kernels; by default this CPU's best, which dense ones take.")
@@ -32,9 +32,10 @@ _JSON = flags.DEFINE_string("json", None, "Write a file of costs, which also has
 # The delegate's names, best last, and what of the system's names for a CPU's extensions each needs.
 _ISAS = {"avx2": "avx2", "avx512": "avx512f", "avx512vbmi": "avx512_vbmi", "neon": "asimd", "neondot": "asimddp"}
 
-# Of the packed kernels (custom_ops/kernels/dispatch.cc): pixels from which on they compute tiles, and the step in which
-# a tile's end is cut.
-_PIXELS = {"tile": 16, "tile_from": 4, "int8_tile_from": 16}
+# Of the packed kernels: the step in which a tile's end is cut (custom_ops/kernels/tile.h), and pixels from which on
+# they compute tiles (dispatch.cc). Where an instruction set has none, what it has instead is measured for them.
+_PIXELS = {"tile": 8, "tile_from": 4, "int8_tile_from": 16, "int8_thin_tile_from": 16}
+_THIN_TILE_FROM = {"avx2": 8}
 _MOST_CALL_US = 5  # the interpreter takes 0.5 to 4 us for a call; a larger constant would be the kernel's own time
 _DENSITIES = (0.02, 0.1, 0.25, 0.5)
 
@@ -58,6 +59,18 @@ def layers() -> Iterator[Layer]:
             yield Layer(rows, channels, density, size=size, kernel=3)
         for size, channels, rows, kernel in ((28, 128, 256, 1), (28, 64, 128, 3), (15, 128, 64, 5)):
             yield Layer(rows, channels, density, size=size, kernel=kernel, stride=2)
+    yield from _row_by_row()
+
+
+def _row_by_row() -> Iterator[Layer]:
+    """Layers whose int8 sums float32 does not hold, as all weights are equal; and thin ones of 8 and 12 batch rows."""
+    for rows, cols, batch in ((64, 3072, 16), (200, 4096, 32), (256, 2560, 64)):
+        yield Layer(rows, cols, 0.5, batch=batch, values=2)
+    convolutions = ((7, 256, 64, 0.5), (14, 192, 128, 0.75), (4, 512, 200, 0.3), (3, 128, 128, 0.1))
+    for size, channels, rows, density in convolutions:
+        yield Layer(rows, channels, density, size=size, kernel=3, values=2)
+    for rows, cols, batch in ((300, 784, 8), (1024, 1024, 8), (1024, 4096, 8), (1000, 1024, 12)):
+        yield Layer(rows, cols, 0.05, batch=batch)
 
 
 def measure(layer: Layer) -> dict[str, float]:
@@ -66,7 +79,7 @@ def measure(layer: Layer) -> dict[str, float]:
     return {form: float(values.min()) for form, values in samples.items()}
 
 
-def fit(times: list[tuple[Layer, dict[str, float]]]) -> dict[str, float]:
+def fit(times: list[tuple[Layer, dict[str, float]]], pixels: dict[str, int]) -> dict[str, float]:
     """Coefficients, none below 0, with the smallest relative errors of all times.
 
     A constant for what a call costs is fitted, too, and not kept: it is the interpreter's, and as large for all forms.
@@ -75,7 +88,7 @@ def fit(times: list[tuple[Layer, dict[str, float]]]) -> dict[str, float]:
     regimes: dict[tuple[str, ...], list[tuple[dict[str, float], float]]] = {}
     for layer, of_forms in times:
         for form, ns in of_forms.items():
-            counts = kernel_costs.terms(layer.work, form, _PIXELS)
+            counts = kernel_terms.terms(layer.work, form, pixels)
             regimes.setdefault(tuple(counts), []).append((counts, ns))
     for names, cases in regimes.items():
         target = np.array([ns for _, ns in cases])
@@ -104,7 +117,8 @@ def main(argv: list[str]) -> None:
     for layer in layers():
         times.append((layer, measure(layer)))
         print(f"{layer.name:40} {text(times[-1][1])}", flush=True)
-    entry = {"machine": timing.machine()["cpu"], **_PIXELS, **fit(times)}
+    pixels = _PIXELS | ({"int8_thin_tile_from": _THIN_TILE_FROM[isa]} if isa in _THIN_TILE_FROM else {})
+    entry = {"machine": timing.machine()["cpu"], **pixels, **fit(times, pixels)}
     print(json.dumps(entry, indent=2))
     if _JSON.value:
         measured = [[layer.name, of_forms] for layer, of_forms in times]
@@ -116,7 +130,7 @@ def main(argv: list[str]) -> None:
 def text(of_forms: dict[str, float]) -> str:
     """The times of one layer, and of dense kernels in those on packed weights."""
     parts = []
-    for packed, dense in kernel_costs.FORMS.values():
+    for packed, dense in kernel_terms.FORMS.values():
         ratio = of_forms[dense] / of_forms[packed]
         parts.append(f"{packed} {of_forms[packed]:11.0f} ns, {dense} {of_forms[dense]:11.0f} ns: {ratio:5.2f}x")
     return "   ".join(parts)

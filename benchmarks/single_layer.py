@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,9 +14,9 @@ import numpy as np
 from keras_prune import tensor_format
 from keras_prune_export import edits, flatbuffer
 from keras_prune_export.flatbuffer import schema
-from keras_prune_export.kernel_costs import Work
+from keras_prune_export.kernel_terms import Work
 from keras_prune_export.transformations import constants, dense_int8
-from keras_prune_export.transformations.computing import pack_computing
+from keras_prune_export.transformations.computing import pack_computing, sums_are_exact
 from keras_prune_export.transformations.int8_activations import set_activations
 from keras_prune_export.transformations.tidy import tidy
 
@@ -61,7 +62,8 @@ class Layer:
         """As the exporter sees it."""
         kept = round(self.rows * self.cols * self.density)
         inputs = self.batch * self.size**2 * self.channels
-        return Work(self.rows, self.cols, kept, self.pixels, inputs, self.values)
+        exact = _sums_are_exact((self.rows, self.cols), self.density, self.values)
+        return Work(self.rows, self.cols, kept, self.pixels, inputs, self.values, exact)
 
     @property
     def name(self) -> str:
@@ -71,8 +73,13 @@ class Layer:
         return f"{image}{self.rows}x{self.channels} {100 * self.density:g} % batch {self.batch}{values}"
 
 
+@functools.cache
+def _sums_are_exact(shape: tuple[int, int], density: float, values: int) -> bool:
+    return sums_are_exact(layer_files.random_layer(shape, density, values=values).weights())
+
+
 def files(layer: Layer) -> dict[str, bytes]:
-    """The layer in each form that `kernel_costs.FORMS` names."""
+    """The layer in each form that `kernel_terms.FORMS` names."""
     made = layer_files.random_layer((layer.rows, layer.cols), layer.density, values=layer.values)
     if layer.size:
         return _convolutions(layer, made)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 import pytest
 import tflite_models  # type: ignore[import-not-found]
 from one_operator import model_of, sparse_weights  # type: ignore[import-not-found]
+from pruned_models import prune  # type: ignore[import-not-found]
 
 import keras_prune
 from keras_prune import int8_activations
@@ -15,7 +17,9 @@ from keras_prune_export.activations import Activations
 from keras_prune_export.flatbuffer import schema
 from keras_prune_export.schemes import Schemes
 from keras_prune_export.transformations import choose, dense_int8
+from keras_prune_export.transformations.int8_activations import computing, options_of
 
+layers = keras.layers
 WEIGHTS = sparse_weights(24, 400)
 BIAS = np.linspace(-1, 1, 24).astype(np.float32)
 
@@ -139,6 +143,24 @@ def test_a_file_of_dense_int8_layers_alone_has_no_scales_and_no_other_kind():
     calibrated, _ = packing.pack(source(), Schemes(Codebook()), activations=Activations("int8", x, "pack_tflite"))
     assert calibrated == data
     assert activation_kinds.variants(data) == {}
+
+
+def test_a_file_of_dense_int8_layers_and_float32_convolutions_has_no_other_kind(monkeypatch):
+    """What is on packed weights is float32, but the file as a whole is not."""
+    image, row = keras.Input((6, 6, 16)), keras.Input((400,))
+    pooled = layers.GlobalAveragePooling2D()(layers.Conv2D(24, 3)(image))
+    model = prune(keras.Model([image, row], [pooled, layers.Dense(24)(row)]))
+    monkeypatch.setattr(kernel_costs, "packed_pays", lambda works, kind: kind == "float32" or works[0].inputs)
+    monkeypatch.setattr(kernel_costs, "packed_form", lambda works, kind: "packed")
+    data = keras_prune.export_tflite(model, activations="int8")
+    file = flatbuffer.read(data)
+    assert [options_of(file, op).activations for _, op in computing(file)] == ["float32"]
+    assert dense_int8.has_dense_int8(file)
+    assert activation_kinds.own_kind(data) == ""
+    assert activation_kinds.variants(data) == {}
+    plain = keras_prune.export_tflite(model)
+    assert not dense_int8.has_dense_int8(flatbuffer.read(plain))
+    assert activation_kinds.own_kind(plain) == "float32"
 
 
 def test_codes_and_scale():

@@ -23,8 +23,9 @@ ACTIVATIONS = {0: (-np.inf, np.inf), 1: (0, np.inf), 2: (-1, 1), 3: (0, 6)}
 
 @pytest.fixture(autouse=True)
 def always(monkeypatch):
-    """Layers compute on packed weights wherever they can, however small they are."""
+    """Layers compute on packed weights wherever they can, however small they are, and as they were asked to."""
     monkeypatch.setattr(kernel_costs, "packed_pays", lambda works, *_: True)
+    monkeypatch.setattr(kernel_costs, "packed_form", lambda works, kind: kernel_costs.FORMS[kind][0])
 
 
 def images(*shape, seed=0):

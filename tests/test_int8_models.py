@@ -8,9 +8,16 @@ import pytest
 from pruned_models import prune  # type: ignore[import-not-found]
 
 import keras_prune
+from keras_prune_export import kernel_costs
 
 layers = keras.layers
-pytestmark = pytest.mark.usefixtures("packed_layers_compute")
+pytestmark = pytest.mark.usefixtures("packed_layers_compute", "all_in_int8")
+
+
+@pytest.fixture
+def all_in_int8(monkeypatch):
+    """Also convolutions that are faster in float32."""
+    monkeypatch.setattr(kernel_costs, "packed_form", lambda works, kind: kernel_costs.FORMS[kind][0])
 
 
 def residual():

@@ -13,7 +13,7 @@ from one_operator import model_of, sparse_weights  # type: ignore[import-not-fou
 
 import keras_prune
 from keras_prune.quantization import Codebook
-from keras_prune_export import flatbuffer, kernel_costs, packing
+from keras_prune_export import flatbuffer, kernel_costs, kernel_terms, packing
 from keras_prune_export.kernel_costs import Work
 from keras_prune_export.schemes import Schemes
 from keras_prune_export.transformations import constants
@@ -32,6 +32,7 @@ COSTS = {
     "tile": 8,
     "tile_from": 4,
     "int8_tile_from": 16,
+    "int8_thin_tile_from": 8,
     "few_kept": 1,
     "few_beyond": 2,
     "few_row": 10,
@@ -46,7 +47,13 @@ COSTS = {
     "dense_block_beyond": 4,
     **named(
         "packed_int8",
-        {"one": {}, "few": {"row": 2}, "tile": {"kept": 0.25, "cell": 0, "entry": 2}, "patch": {"col": 4, "entry": 3}},
+        {
+            "one": {},
+            "few": {"row": 2},
+            "few_patch": {"col": 6},
+            "tile": {"kept": 0.25, "cell": 0, "entry": 2},
+            "patch": {"col": 4, "entry": 3},
+        },
         PACKED_INT8,
     ),
     **named("dense_int8", {"one": {}, "many": {"cell": 0.5, "row": 0.5, "beyond": 8}, "conv": {"col": 3}}, DENSE_INT8),
@@ -66,6 +73,9 @@ BEYOND, BEYOND_INT8 = 2**18, 2**20
         # 9 pixels are 16 of packed tiles, one of 32, and 2 blocks of 6 of the dense kernel
         (Work(16, 30, 100, 9), 16 * (50 + 30 + 48) + 500, 480 * 2 * 0.5),
         (Work(16, 30, 100, 33), 40 * (50 + 30 + 48) + 2 * 500, 480 * 6 * 0.5),
+        # fewer weights than columns: row by row
+        (Work(16, 30, 30, 9), 16 * (15 + 30 + 48) + 150, 480 * 2 * 0.5),
+        (Work(16, 30, 29, 9), 9 * (29 + 160), 480 * 2 * 0.5),
         # what no cache holds
         (Work(2048, 256, BEYOND + 5, 2), 2 * (BEYOND + 5 + 10 + 20480), 524288 * 0.5 + 4 * BEYOND),
         (Work(2048, 256, 0), 20480, 524288 * 0.375 + 2 * BEYOND),
@@ -90,10 +100,20 @@ def test_golden(work, packed, dense):
         # tiles from 16 pixels on: 17 are 24 of them, and 5 blocks of 4 of the dense kernel
         (Work(20, 30, 100, 15), 15 * (50 + 75 + 40 + 30), 4 * 300 + 15 * (10 + 30)),
         (Work(20, 30, 100, 17), 24 * (25 + 20 + 30) + 200, 5 * 300 + 17 * (10 + 30)),
+        # thin ones, of which a sixteenth is kept, from 8 on
+        (Work(20, 30, 37, 8), 8 * (9.25 + 20 + 30) + 74, 2 * 300 + 8 * (10 + 30)),
+        (Work(20, 30, 37, 7), 7 * (18.5 + 75 + 40 + 30), 2 * 300 + 7 * (10 + 30)),
+        (Work(20, 30, 38, 8), 8 * (19 + 75 + 40 + 30), 2 * 300 + 8 * (10 + 30)),
+        # row by row: fewer weights than columns, sums that float32 does not hold
+        (Work(20, 30, 29, 17), 17 * (14.5 + 75 + 40 + 30), 5 * 300 + 17 * (10 + 30)),
+        (Work(20, 30, 100, 17, exact=False), 17 * (50 + 75 + 40 + 30), 5 * 300 + 17 * (10 + 30)),
         # convolutions of 16 pixels: 1x1 with stride 1, whose patches are the images' pixels; 3x3 on 10 channels
         (Work(20, 30, 100, 16, 480), 16 * (25 + 20 + 30) + 200, 4 * 150 + 16 * 20 + 3 * 480),
         (Work(20, 90, 100, 16, 160), 16 * (50 + 225 + 20 + 360) + 300, 4 * 450 + 16 * 20 + 3 * 160),
-        (Work(20, 30, 100, 4, 480), 4 * (50 + 75 + 40 + 30), 150 + 4 * 20 + 3 * 480),
+        (Work(20, 30, 100, 16, 480, exact=False), 16 * (50 + 75 + 40 + 30), 4 * 150 + 16 * 20 + 3 * 480),
+        (Work(20, 90, 100, 16, 160, exact=False), 16 * (50 + 225 + 20 + 540), 4 * 450 + 16 * 20 + 3 * 160),
+        (Work(20, 30, 100, 4, 120), 4 * (50 + 75 + 40 + 30), 150 + 4 * 20 + 3 * 120),
+        (Work(20, 30, 100, 4, 480), 4 * (50 + 75 + 20 + 180), 150 + 4 * 20 + 3 * 480),
     ],
 )
 def test_golden_int8(work, packed, dense):
@@ -113,11 +133,16 @@ def test_each_kind_of_activations_compares_its_own_forms(monkeypatch):
     assert kernel_costs.packed_pays([fewer], "int8")
 
 
-def test_a_convolution_with_int8_activations_can_stay_dense_float32(monkeypatch):
+CONVOLUTION = Work(16, 30, 400, 16, 480)
+SLOW_DENSE = {"dense_block": 9, "dense_int8_conv_cell": 9}
+
+
+def test_a_convolution_with_int8_activations_can_be_float32(monkeypatch):
     monkeypatch.setattr(kernel_costs, "table", lambda: {"one": COSTS})
-    connected, few, many = Work(16, 30, 400, 16), Work(16, 30, 400, 16, 480), Work(16, 30, 400, 16, 100)
+    connected, few, many = Work(16, 30, 400, 16), CONVOLUTION, Work(16, 30, 400, 16, 100)
     assert kernel_costs.alternatives([connected], "int8") == ("packed_int8", "dense_int8")
-    assert kernel_costs.alternatives([few], "int8") == ("packed_int8", "dense_int8", "dense")
+    assert kernel_costs.alternatives([few, connected], "int8") == ("packed_int8", "dense_int8")
+    assert kernel_costs.alternatives([few], "int8") == ("packed_int8", "packed", "dense_int8", "dense")
     assert kernel_costs.alternatives([few]) == kernel_costs.alternatives([connected]) == ("packed", "dense")
     assert kernel_costs.dense_form([connected], "int8") == "dense_int8"
     assert kernel_costs.dense_form([few]) == "dense"
@@ -130,6 +155,43 @@ def test_a_convolution_with_int8_activations_can_stay_dense_float32(monkeypatch)
     assert kernel_costs.dense_form([Work(16, 30, 400, 16, 30)], "int8") == "dense_int8"  # 698 ns
     monkeypatch.setattr(kernel_costs, "table", lambda: {"one": cheap, "two": cheap | {"dense_block": 0.25}})
     assert kernel_costs.dense_form([Work(16, 30, 400, 16, 30)], "int8") == "dense"  # the mean
+
+
+@pytest.mark.parametrize(
+    ("changes", "form", "packed", "dense"),
+    [
+        # 16 * (100 + 16 + 30) + 800 = 3,136 ns against 16 * (200 + 30 + 48) + 2,000 = 6,448; dense 720 and 2,176
+        ({}, "dense", "packed_int8", "dense"),
+        ({"dense_block": 2}, "dense_int8", "packed_int8", "dense_int8"),
+        (SLOW_DENSE, "packed_int8", "packed_int8", "dense"),
+        (SLOW_DENSE | {"tile_entry": 0, "tile_kept": 0}, "packed", "packed", "dense"),
+        # 16 * (130 + 16 * 14) + 800 = 6,464 ns; 6,438.4
+        (SLOW_DENSE | {"packed_int8_tile_row": 14}, "packed", "packed", "dense"),
+        (SLOW_DENSE | {"packed_int8_tile_row": 13.9}, "packed_int8", "packed_int8", "dense"),
+    ],
+)
+def test_of_four_forms_the_fastest(monkeypatch, changes, form, *, packed, dense):
+    monkeypatch.setattr(kernel_costs, "table", lambda: {"one": COSTS | changes})
+    assert kernel_costs.packed_form([CONVOLUTION], "int8") == packed
+    assert kernel_costs.dense_form([CONVOLUTION], "int8") == dense
+    assert kernel_costs.choice([CONVOLUTION], "int8") == form
+    assert kernel_costs.choice([CONVOLUTION]) in ("packed", "dense")
+
+
+def test_of_equally_fast_forms_the_one_that_was_asked_for(monkeypatch):
+    zeros = dict.fromkeys(kernel_terms.names(), 0) | {key: COSTS[key] for key in kernel_terms.PIXELS}
+    monkeypatch.setattr(kernel_costs, "table", lambda: {"one": zeros})
+    assert kernel_costs.choice([CONVOLUTION], "int8") == "packed_int8"
+    assert kernel_costs.dense_form([CONVOLUTION], "int8") == "dense_int8"
+
+
+def test_another_dense_form_than_the_fastest(monkeypatch):
+    monkeypatch.setattr(kernel_costs, "table", lambda: {"one": COSTS})
+    work = Work(16, 30, 400)  # 200 + 60 + 46 ns in int8; dense 120 + 46 in int8, 180 in float32
+    assert not kernel_costs.packed_pays([work], "int8", dense="dense_int8")
+    monkeypatch.setattr(kernel_costs, "table", lambda: {"one": COSTS | {"dense_one": 0.7}})  # 336
+    assert kernel_costs.packed_pays([work], "int8", dense="dense")
+    assert not kernel_costs.packed_pays([work], "int8")
 
 
 def test_the_mean_over_instruction_sets(monkeypatch):
@@ -156,17 +218,28 @@ def test_packed_weights_stay_where_dense_kernels_are_hardly_faster(monkeypatch):
 @pytest.mark.parametrize("isa", kernel_costs.table())
 def test_the_table_has_every_coefficient(isa):
     assert set(COSTS) | {"machine"} == set(kernel_costs.table()[isa])
-    assert set(COSTS) - {"tile", "tile_from", "int8_tile_from"} == kernel_costs.coefficients()
+    assert set(COSTS) - set(kernel_terms.PIXELS) == kernel_terms.names()
     assert isa in kernel_costs.ISAS
 
 
+def kernel_source(name):
+    return (pathlib.Path(__file__).parents[1] / "custom_ops" / "kernels" / name).read_text()
+
+
 def test_instruction_sets_are_the_delegates():
-    source = (pathlib.Path(__file__).parents[1] / "custom_ops" / "kernels" / "dispatch.cc").read_text()
+    source = kernel_source("dispatch.cc")
     # Other kernels from another batch on need other costs: benchmarks/kernel_costs.py.
-    of_float, of_int8 = (int(re.search(rf"kFewestOf{name} = (\d+);", source)[1]) for name in ("Tile", "Int8Tile"))
+    found = [int(re.search(rf"kFewestOf{name} = (\d+);", source)[1]) for name in ("Tile", "Int8Tile", "ThinTile")]
     costs = kernel_costs.table()["avx2"]
-    assert (costs["tile_from"], costs["int8_tile_from"]) == (of_float, of_int8)
+    assert [costs[name] for name in ("tile_from", "int8_tile_from", "int8_thin_tile_from")] == found
     assert tuple(re.findall(r'^    {Isa::k\w+, "(\w+)"', source, re.MULTILINE)) == kernel_costs.ISAS
+
+
+def test_tiles_are_the_delegates():
+    found = [int(re.search(rf"kTile{name} = (\d+);", kernel_source("tile.h"))[1]) for name in ("Step", "Width")]
+    assert found == [kernel_costs.table()["avx2"]["tile"], kernel_terms.TILE_WIDTH]
+    assert int(re.search(r"kThin = (\d+);", kernel_source("s8_fc_tile__avx2.cc"))[1]) == kernel_terms.THIN
+    assert "kMostExact = (uint64_t{1} << 24) / 127;" in kernel_source("s8_fc_tile.h")
 
 
 def costs_file(path, **changes):
@@ -216,6 +289,15 @@ def test_a_file_that_holds_no_costs(tmp_path, text):
         pytest.raises(ValueError, match=r"device_costs: expected a file of costs, got .*costs\.json.; write one on"),
         keras_prune.device_costs(path),
     ):
+        pass
+
+
+@pytest.mark.parametrize("name", ["packed_int8_few_patch_kept", "int8_thin_tile_from"])
+def test_a_file_that_another_version_wrote(tmp_path, name):
+    path = tmp_path / "costs.json"
+    path.write_text(json.dumps({"isas": {"avx2": COSTS, "neon": {k: v for k, v in COSTS.items() if k != name}}}))
+    message = rf"expected all costs that this version knows, got .*costs\.json' without '{name}': another version of "
+    with pytest.raises(ValueError, match=message), keras_prune.device_costs(path):
         pass
 
 

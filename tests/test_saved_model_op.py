@@ -15,7 +15,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 import keras_prune
 from keras_prune import native, ops
 from keras_prune.layers import PackedDense
-from keras_prune_export import flatbuffer
+from keras_prune_export import flatbuffer, kernel_costs
 from keras_prune_export.transformations.int8_activations import computing, options_of
 
 layers = keras.layers
@@ -236,6 +236,20 @@ def test_lossless_keeps_what_was_quantized_before(tmp_path):
     keras_prune.export_saved_model(quantized, tmp_path / "1", target="packed", weights="lossless")
     x = examples(tmp_path / "1", 3)
     assert_close(serving_session.Session(tmp_path / "1")(x)["output_0"], quantized(x["x"]))
+
+
+@pytest.mark.parametrize(("dense", "kinds"), [(3.0, ["float32", "int8"]), (1.5, ["int8"]), (0.5, [])])
+def test_each_kind_compares_our_kernel_with_dense_float32(tmp_path, monkeypatch, *, dense, kinds):
+    """TensorFlow computes a dense layer in float32, however fast dense int8 kernels are."""
+    milliseconds = {"packed": 2, "packed_int8": 1, "dense": dense, "dense_int8": 1e-3}
+    monkeypatch.setattr(kernel_costs, "nanoseconds", lambda work, form, costs: 1e6 * milliseconds[form])
+    for kind in ("float32", "int8"):
+        if kind in kinds:
+            keras_prune.export_saved_model(two_layers(), tmp_path / kind, target="packed", activations=kind)
+            assert len(op_nodes(tmp_path / kind)) == 2
+        else:
+            with pytest.raises(ValueError, match=r"of which so much is pruned, .* that packed weights are faster"):
+                keras_prune.export_saved_model(two_layers(), tmp_path / kind, target="packed", activations=kind)
 
 
 def test_a_model_with_our_layers(tmp_path):

@@ -8,6 +8,7 @@ from typing import Any
 
 from keras_prune_export import files, flatbuffer
 from keras_prune_export.text_table import text_table
+from keras_prune_export.transformations.dense_int8 import has_dense_int8
 from keras_prune_export.transformations.int8_activations import computing, options_of, set_activations
 
 FLOAT32, BY_ROW, CALIBRATED = "float32", "int8", "int8, calibrated"
@@ -18,7 +19,8 @@ class KindResult:
     """What a file does with one kind of activations.
 
     Attributes:
-        kind: "float32"; "int8", each row with its own scale; or "int8, calibrated", with the scales in the file.
+        kind: "float32"; "int8", each row with its own scale; or "int8, calibrated", with the scales in the file. Layers
+            of an int8 file that stayed float32 do so in all.
         is_file: whether the file itself computes so.
         accuracy: fraction of right answers, 0 to 1.
         error_percent: 100 * (1 - accuracy).
@@ -39,12 +41,14 @@ class KindResult:
 def variants(source: Any) -> dict[str, bytes]:
     """The file with each kind of activations; its own kind is the file as it is.
 
+    Layers of an int8 file that stayed float32 do so in all kinds; all packed layers of a float32 file become int8.
+
     Args:
         source: path or bytes of a .tflite file.
 
     Returns:
         Kind -> file: "float32" and "int8", and "int8, calibrated" if the file has scales; empty for a file without
-        layers that compute on packed weights.
+        layers that compute on packed weights, or whose int8 layers are all dense ones.
     """
     data = files.read_tflite(source)
     own = own_kind(data)
@@ -55,17 +59,20 @@ def variants(source: Any) -> dict[str, bytes]:
 
 
 def own_kind(data: bytes) -> str:
-    """The kind of activations that a file computes with; empty where no layer computes on packed weights."""
+    """The kind of activations of a file: int8 if one layer on packed weights has it; empty where `variants` are."""
     model = flatbuffer.read(data)
     options = [options_of(model, op) for _, op in computing(model)]
     if any(option.x_scale is not None for option in options):
         return CALIBRATED
-    return BY_ROW if any(option.activations == "int8" for option in options) else FLOAT32 if options else ""
+    if any(option.activations == "int8" for option in options):
+        return BY_ROW
+    return FLOAT32 if options and not has_dense_int8(model) else ""
 
 
 def _changed(data: bytes, kind: str) -> bytes:
     model = flatbuffer.read(data)
-    set_activations(model, kind)
+    places = [place for place, op in computing(model) if options_of(model, op).activations == "int8"]
+    set_activations(model, kind, places=places or None)
     return flatbuffer.write(model)
 
 

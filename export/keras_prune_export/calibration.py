@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,9 @@ _BATCH = 16  # every intermediate result is in memory
 _SMALLEST = 127 * np.finfo(np.float32).tiny
 
 
-def input_scales(data: bytes, activations: Activations) -> dict[Place, float]:
+def input_scales(
+    data: bytes, activations: Activations, *, places: Collection[Place] | None = None
+) -> dict[Place, float]:
     """One step of x for each packed operator: ``max|x| / 127`` over all of its inputs.
 
     Args:
@@ -29,6 +31,7 @@ def input_scales(data: bytes, activations: Activations) -> dict[Place, float]:
         activations: with representative data: (examples, ...) of which 300 are used, for several inputs a list in the
             order of the file or a dict by name; or a function that yields lists of inputs, or pairs of a signature and
             a dict of inputs.
+        places: of the operators; None: all.
 
     Returns:
         Operator -> scale, float32.
@@ -38,7 +41,8 @@ def input_scales(data: bytes, activations: Activations) -> dict[Place, float]:
             finite.
     """
     model = flatbuffer.read(data)
-    readers = {place: flatbuffer.indices(op.inputs)[0] for place, op in computing(model)}
+    ops = {place: op for place, op in computing(model) if places is None or place in places}
+    readers = {place: flatbuffer.indices(op.inputs)[0] for place, op in ops.items()}
     largest: dict[Place, float] = {}
     run = _Run(data, model)
     try:
@@ -53,7 +57,7 @@ def input_scales(data: bytes, activations: Activations) -> dict[Place, float]:
     largest = _shared(model, largest)
     if not run.is_finite:  # where an operator made zeros of it
         largest = {place: value or math.nan for place, value in largest.items()}
-    names = {place: _name(model, place, op) for place, op in computing(model)}
+    names = {place: _name(model, place, op) for place, op in ops.items()}
     return {place: step(largest.get(place), name, activations.function) for place, name in names.items()}
 
 

@@ -38,6 +38,7 @@ class LayerBytes:
         header: bytes of the packed buffer's head.
         other: bytes that are not packed.
         entropy_bound: `entropy_bound.bound_bytes` of positions, codes and low bits; None where nothing is packed.
+        activations: of a layer that computes on packed weights, "float32" or "int8", which the table shows; else empty.
     """
 
     name: str
@@ -51,6 +52,7 @@ class LayerBytes:
     header: int = 0
     other: int = 0
     entropy_bound: float | None = None
+    activations: str = ""
 
     @property
     def num_bytes(self) -> int:
@@ -72,7 +74,8 @@ class LayerBytes:
         share = f"{self.kept / self.num_weights:.2%}" if self.num_weights else ""
         kept = f"{self.kept:,}" if self.num_weights else ""
         numbers = [f"{value:,}" for value in (*(getattr(self, part) for part in _PARTS), self.num_bytes)]
-        return [self.name, self.form, size, kept, share, *numbers, optional(self.entropy_bound, ",.0f")]
+        form = f"{self.form} int8" if self.activations == "int8" else self.form
+        return [self.name, form, size, kept, share, *numbers, optional(self.entropy_bound, ",.0f")]
 
 
 def layer_bytes(model: Any) -> tuple[LayerBytes, ...]:
@@ -123,8 +126,8 @@ def _packed_rows(file: Any) -> list[LayerBytes]:
 
 def _packed_row(layer: packed.Layer, buffer: np.ndarray) -> LayerBytes:
     parts = (layer.gap_bytes, layer.code_bytes, layer.codebook_bytes, layer.low_bytes, layer.header_bytes)
-    bound = bound_bytes(buffer)
-    return LayerBytes(layer.name, layer.form, layer.shape, layer.kept, *parts, entropy_bound=bound)
+    weights = (layer.name, layer.form, layer.shape, layer.kept)
+    return LayerBytes(*weights, *parts, entropy_bound=bound_bytes(buffer), activations=layer.activations)
 
 
 def _stock_rows(file: Any) -> list[LayerBytes]:

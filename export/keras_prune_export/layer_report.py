@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 
 from keras_prune_export import flatbuffer
 from keras_prune_export.targets import convolution, packed
+from keras_prune_export.transformations.int8_activations import options_of
 
 
 def packed_layers(model: Any) -> list[packed.Layer]:
@@ -36,7 +38,8 @@ def packed_weights(model: Any) -> list[tuple[packed.Layer, np.ndarray]]:
                 data = np.asarray([] if data is None else data, np.uint8)
                 shape = tuple(flatbuffer.indices(named.shape)) if form == "expand" else weights_shape(model, op, data)
                 layer = packed.describe(flatbuffer.text(named.name), data, form=form, shape=shape)
-                layers[tensor.buffer] = layer, data
+                kind = options_of(model, op).activations if form == "compute" else ""
+                layers[tensor.buffer] = dataclasses.replace(layer, activations=kind), data
     return list(layers.values())
 
 

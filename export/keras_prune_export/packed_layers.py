@@ -32,7 +32,8 @@ def pack(model: Any, schemes: Schemes, *, activations: Activations) -> PackedMod
 
     With "lossless" those become one that have few distinct values, as `keras_prune.quantize` makes them.
 
-    Which are faster dense, at batch 1, says the model of measured costs that `export_tflite` uses.
+    Which are faster dense, at batch 1, says the model of measured costs that `export_tflite` uses: our kernel for this
+    kind of activations against dense float32, which TensorFlow computes for either kind.
 
     Args:
         model: a built Keras 3 model, which is not changed.
@@ -49,7 +50,8 @@ def pack(model: Any, schemes: Schemes, *, activations: Activations) -> PackedMod
     from keras_prune.layers import PackedDense  # noqa: PLC0415 (imports TensorFlow)
 
     every = copies.all_layers(model)
-    packed = {id(layer): bytes_ for layer in every if (bytes_ := _packed_bytes(layer, schemes)) is not None}
+    found = {id(layer): _packed_bytes(layer, schemes, activations.kind) for layer in every}
+    packed = {key: data for key, data in found.items() if data is not None}
     has_own = any(isinstance(layer, PackedDense) for layer in every)
     if not packed and (activations.kind == "int8" or not has_own):
         raise ValueError(
@@ -76,8 +78,8 @@ def _make_int8(model: Any, layers: list[Any], activations: Activations) -> None:
         layer.activations, layer.x_scale = activations.kind, scale
 
 
-def _packed_bytes(layer: Any, schemes: Schemes) -> bytes | None:
-    """A layer's kernel as the op reads it; None for a layer that stays as it is."""
+def _packed_bytes(layer: Any, schemes: Schemes, activations: str) -> bytes | None:
+    """A layer's kernel as the op reads it; None for a layer that stays as it is: dense float32."""
     import keras  # noqa: PLC0415
 
     if type(layer) is not keras.layers.Dense or not layer.built or getattr(layer, "quantization_mode", None):
@@ -93,7 +95,8 @@ def _packed_bytes(layer: Any, schemes: Schemes) -> bytes | None:
         return None
     kept, codebook = int(np.count_nonzero(values)), len(few[1])
     work = kernel_costs.Work(values.shape[1], values.shape[0], kept, codebook=codebook)
-    return tensor_format.encode_codes(*few) if kernel_costs.packed_pays([work]) else None
+    pays = kernel_costs.packed_pays([work], activations, dense="dense")
+    return tensor_format.encode_codes(*few) if pays else None
 
 
 def _copy(model: Any, packed: dict[int, bytes], *, name: str) -> tuple[Any, list[Any]]:

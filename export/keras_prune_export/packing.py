@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from keras_prune_export.transformations.choose import Choice, choose, for_int8
 from keras_prune_export.transformations.computing import pack_computing
 from keras_prune_export.transformations.constants import remove_decoders
 from keras_prune_export.transformations.dense_int8 import make_int8
-from keras_prune_export.transformations.int8_activations import computing, set_activations
+from keras_prune_export.transformations.int8_activations import Place, computing, set_activations
 from keras_prune_export.transformations.tidy import shorten_names, tidy
 from keras_prune_export.transformations.unpack import unpack
 
@@ -49,8 +50,9 @@ def pack_tflite(
             `Codebook`, `Int8()` or "float16" for all pruned weights, or a dict of layer names or regular expressions to
             these; None as in `export_tflite`. Weights that are integers already always keep their bits.
         activations: "float32": those of the file stay as they are. "int8": fully connected layers and convolutions that
-            compute on packed weights quantize their activations while they run, and those on which the runtime's
-            dense int8 kernels are faster become these, as in `export_tflite`.
+            compute on packed weights quantize their activations while they run, those on which the runtime's dense
+            int8 kernels are faster become these, and convolutions that are faster in float32 stay so, as in
+            `export_tflite`.
         min_sparsity: weights are pruned when at least this fraction is exactly zero, 0 to 1; with 0 all are.
         representative_data: for int8 activations, as in `export_tflite`: one scale a layer, for good.
 
@@ -159,7 +161,7 @@ def finish(
 
 def _with_int8(file: Any, result: bytes, choices: list[Choice], *, activations: Activations) -> bytes:
     """The file that computes with int8 activations; calibrated with what the float32 file gives each layer."""
-    if not any(computing(file)) and all(choice.int8_scale is None for choice in choices):
+    if not any(choice.is_int8 for choice in choices):
         found = "\n".join(f"  {choice.name} {choice.shape}: {choice.reason}" for choice in choices)
         raise ValueError(
             f"{activations.function}: expected a layer that computes on packed weights for "
@@ -167,9 +169,18 @@ def _with_int8(file: Any, result: bytes, choices: list[Choice], *, activations: 
             "leave activations='float32'; or, for integers in all operators, export the Keras model with "
             "weights=keras_prune.Int8() and representative_data"
         )
+    places = _int8_places(file, choices)
     is_static = activations.representative_data is not None
-    set_activations(file, "int8", calibration.input_scales(result, activations) if is_static else None)
+    scales = calibration.input_scales(result, activations, places=places) if is_static else None
+    set_activations(file, "int8", scales, places=places)
     return flatbuffer.write(file)
+
+
+def _int8_places(file: Any, choices: list[Choice]) -> set[Place]:
+    """The operators on packed weights that are to multiply integers."""
+    chosen = [choice.view for choice in choices if choice.view and choice.activations == "int8"]
+    operators = {id(reader.op) for view in chosen for reader in view.readers}
+    return {place for place, op in computing(file) if id(op) in operators}
 
 
 def edit(file: Any, choices: list[Choice]) -> None:
@@ -193,7 +204,8 @@ def edit(file: Any, choices: list[Choice]) -> None:
 
 def _layer(choice: Choice, gained: bool) -> packed.Layer:
     if choice.packed is not None and gained:
-        return packed.describe(choice.name, choice.packed, form=choice.form, reason=choice.reason, shape=choice.shape)
+        layer = packed.describe(choice.name, choice.packed, form=choice.form, reason=choice.reason, shape=choice.shape)
+        return dataclasses.replace(layer, activations=choice.activations if choice.form == "compute" else "")
     reason = choice.reason if choice.packed is None else "the whole file would not become smaller"
     return packed.Layer(choice.name, choice.shape, reason=reason)
 

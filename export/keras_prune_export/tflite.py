@@ -59,9 +59,9 @@ def export_tflite(
             quantize each row or patch of their activations, and their codebook, to int8 while they run. Those on which
             dense int8 kernels are faster become these: int8 weights with one scale, expanded at load, and a scale for
             each row or image of activations, in the runtime's own operator. Other layers stay as they are, and so do
-            convolutions on which dense float32 kernels are faster still. With
-            weights `Int8()`, or target "stock", all operators compute in integers. Inputs and outputs of the file stay
-            float32. `evaluate_tflite` reports the accuracy of both kinds (docs/exporting.md).
+            convolutions that are faster in float32, on packed weights or dense. With weights `Int8()`, or target
+            "stock", all operators compute in integers. Inputs and outputs of the file stay float32. `evaluate_tflite`
+            reports the accuracy of both kinds (docs/exporting.md).
         target: "packed", or "stock" for built-in operators only: weights None (every bit), "float16" or `Int8()`, all
             of them, pruned or not, or "sparse": float32 in TFLite's own sparse tensors (docs/quantization.md).
         min_sparsity: weights are pruned when at least this fraction is exactly zero, 0 to 1; with 0 all are.

@@ -37,6 +37,7 @@ class Layer:
         gap_bytes: of the positions of kept weights.
         code_bytes: of the codes, exponents or bytes of kept weights.
         low_bytes: of the bits of kept weights that are stored as they are.
+        activations: of a layer that computes on packed weights: "float32" or "int8"; else empty.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Layer:
     gap_bytes: int = 0
     code_bytes: int = 0
     low_bytes: int = 0
+    activations: str = ""
 
     @property
     def packed(self) -> bool:

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from keras_prune import tensor_format
-from keras_prune_export import coding, flatbuffer
+from keras_prune_export import coding, flatbuffer, kernel_costs
 from keras_prune_export.flatbuffer import schema
+from keras_prune_export.kernel_terms import Work
 from keras_prune_export.progress import Progress
 from keras_prune_export.schemes import Schemes
 from keras_prune_export.targets import packed as target
 from keras_prune_export.transformations import constants, dense_int8
-from keras_prune_export.transformations.computing import dense_form, speedup_of_dense, why_not_computed
+from keras_prune_export.transformations.computing import sums_are_exact, why_not_computed, works_of
 from keras_prune_export.transformations.constants import Constant, View
 from keras_prune_export.transformations.densify import densify
 
@@ -40,7 +41,9 @@ class Choice:
         packed: the bytes; None for "stock".
         values: its dense weights before quantization, as operators read them; None where they cannot be read.
         is_exact: every bit of the weights is kept.
-        can_compute: the operators could compute on the packed bytes, whether or not that is the choice.
+        works: what the operators compute that could do so on the packed bytes, whether or not that is the choice; empty
+            where one could not.
+        activations: for "compute": "float32" or "int8".
         int8_scale: for "expand": a step of the int8 weights that the bytes stand for, where operators that are float32
             in the source multiply int8; else None.
     """
@@ -53,8 +56,14 @@ class Choice:
     packed: bytes | None = None
     values: np.ndarray | None = None
     is_exact: bool = True
-    can_compute: bool = False
+    works: tuple[Work, ...] = ()
+    activations: str = "float32"
     int8_scale: float | None = None
+
+    @property
+    def is_int8(self) -> bool:
+        """Whether operators that are float32 in the source multiply integers."""
+        return self.int8_scale is not None or (self.form == "compute" and self.activations == "int8")
 
     @property
     def name(self) -> str:
@@ -102,45 +111,77 @@ def choose(model: Any, schemes: Schemes, names: Mapping[int, Sequence[str]] | No
 def for_int8(model: Any, choices: Sequence[Choice]) -> list[Choice]:
     """The choices where activations are int8: layers that can compute on packed weights, or on dense int8 ones.
 
-    A convolution stays dense float32 where that is faster than int8, packed or dense.
+    A convolution is float32, on packed weights or dense, where that is faster than int8. Where nothing would be int8
+    then, convolutions on packed weights are, as was asked for.
 
     Args:
         model: ``ModelT`` object, not changed.
         choices: for this object, made for float32 activations.
     """
-    return [_for_int8(model, choice) for choice in choices]
+    found = [_for_int8(model, choice) for choice in choices]
+    if any(choice.is_int8 for choice in found):
+        return found
+    return [_in_int8(choice) for choice in found]
 
 
 def _for_int8(model: Any, choice: Choice) -> Choice:
-    view, values = choice.view, choice.values
-    if not choice.can_compute or view is None or values is None:
+    if not choice.works:
         return choice
-    kept = int(np.count_nonzero(values))
-    times = speedup_of_dense(model, view, kept, activations="int8")
-    if times <= 1:
-        return _computing(model, choice)
-    if dense_form(model, view, kept, activations="int8") == "dense":
-        reason = f"expanded at load: {_faster(kept, values, times)}, in float32 more so than in int8"
+    weights = choice.quantized
+    exact = sums_are_exact(weights)
+    choice = dataclasses.replace(choice, works=tuple(dataclasses.replace(work, exact=exact) for work in choice.works))
+    if kernel_costs.packed_pays(choice.works, "int8"):
+        return _computing_int8(_computing(model, choice))
+    faster = _faster(choice, kernel_costs.speedup(choice.works, "int8"))
+    if kernel_costs.dense_form(choice.works, "int8") == "dense":
+        reason = f"expanded at load: {faster}, in float32 more so than in int8"
         return dataclasses.replace(choice, form="expand", reason=reason)
-    codes, scale = dense_int8.quantized(choice.quantized)
-    reason = f"expanded at load to int8: {_faster(kept, values, times)}"
-    packed = coding.pack(codes, "lossless")
+    codes, scale = dense_int8.quantized(weights)
+    packed, reason = coding.pack(codes, "lossless"), f"expanded at load to int8: {faster}"
     return dataclasses.replace(choice, form="expand", reason=reason, packed=packed, int8_scale=scale)
 
 
-def _faster(kept: int, values: np.ndarray, times: float) -> str:
-    return f"{kept / values.size:.1%} of the weights are kept, dense kernels are {times:.1f} times as fast"
+def _computing_int8(choice: Choice) -> Choice:
+    """Float32 where the same packed weights are faster so."""
+    if kernel_costs.packed_form(choice.works, "int8") == "packed_int8":
+        return dataclasses.replace(choice, activations="int8")
+    reason = f"{_computes(choice)}, in float32: {_times_of_float32(choice)} times as fast as in int8"
+    return dataclasses.replace(choice, reason=reason)
+
+
+def _in_int8(choice: Choice) -> Choice:
+    """If it computes, in int8, although float32 is faster."""
+    if choice.form != "compute":
+        return choice
+    reason = f"{_computes(choice)}, in int8, as no other layer is: float32 is {_times_of_float32(choice)} times as fast"
+    return dataclasses.replace(choice, activations="int8", reason=reason)
+
+
+def _times_of_float32(choice: Choice) -> str:
+    return f"{kernel_costs.ratio(choice.works, 'packed_int8', 'packed'):.2f}"
+
+
+def _computes(choice: Choice) -> str:
+    return f"computes on the {_kept(choice)} of the weights that are kept"
+
+
+def _kept(choice: Choice) -> str:
+    values = choice.values
+    return f"{np.count_nonzero(values) / values.size:.1%}" if values is not None else ""
+
+
+def _faster(choice: Choice, times: float) -> str:
+    return f"{_kept(choice)} of the weights are kept, dense kernels are {times:.1f} times as fast"
 
 
 def _computing(model: Any, choice: Choice) -> Choice:
     """Operators compute on the packed bytes: of matrices in version 1 if that is smaller, which is read in place."""
-    packed, values, view = choice.packed, choice.values, choice.view
-    if choice.form == "compute" or packed is None or values is None or view is None:
+    packed, view = choice.packed, choice.view
+    if choice.form == "compute" or packed is None or view is None:
         return choice
     if constants.is_fully_connected(model, view):
         packed = min(packed, target.fixed_width(packed), key=len)
-    reason = f"computes on the {np.count_nonzero(values) / values.size:.1%} of the weights that are kept"
-    return dataclasses.replace(choice, form="compute", reason=reason, packed=packed)
+    return dataclasses.replace(choice, form="compute", reason=_computes(choice), packed=packed)
 
 
 def _is_candidate(model: Any, constant: Constant) -> bool:
@@ -227,12 +268,11 @@ def _placed(model: Any, constant: Constant, view: View, *, values: np.ndarray, p
     choice = Choice(constant, "expand", reason, view=view, packed=packed, values=values, is_exact=is_exact)
     if problem:
         return choice
-    choice.can_compute = True
-    kept = int(np.count_nonzero(values))
-    times = speedup_of_dense(model, view, kept, codebook=tensor_format.read_header(packed).codebook_size)
-    if times <= 1:
+    kept, codebook = int(np.count_nonzero(values)), tensor_format.read_header(packed).codebook_size
+    choice.works = works_of(model, view, kept, codebook=codebook)
+    if kernel_costs.packed_pays(choice.works, "float32"):
         return _computing(model, choice)
-    choice.reason = f"expanded at load: {_faster(kept, values, times)}"
+    choice.reason = f"expanded at load: {_faster(choice, kernel_costs.speedup(choice.works, 'float32'))}"
     return choice
 
 

@@ -1,4 +1,4 @@
-"""Which operators can compute on packed weights, and which of them gain by it."""
+"""Which operators can compute on packed weights, and how much work that is."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import dataclasses
 import math
 from typing import Any
 
-from keras_prune_export import flatbuffer, kernel_costs
+import numpy as np
+
+from keras_prune_export import flatbuffer
 from keras_prune_export.flatbuffer import schema
-from keras_prune_export.kernel_costs import Work
+from keras_prune_export.kernel_terms import MOST_EXACT, Work
 from keras_prune_export.transformations import pack_convolution, pack_fully_connected
 from keras_prune_export.transformations.constants import Reader, View
+from keras_prune_export.transformations.dense_int8 import quantized
 
 _OPS = schema.BuiltinOperator
 
@@ -40,30 +43,27 @@ def pack_computing(model: Any, view: View, packed: bytes) -> None:
     pack(model, view, packed)
 
 
-def speedup_of_dense(model: Any, view: View, kept: int, *, codebook: int = 16, activations: str = "float32") -> float:
-    """How many times as fast as packed ones dense kernels are; 1 where packed ones are as good.
+def works_of(model: Any, view: View, kept: int, *, codebook: int) -> tuple[Work, ...]:
+    """What the operators that read a view compute.
 
     Args:
         model: ``ModelT`` object.
         view: weights whose operators can compute on packed ones.
         kept: of the weights.
         codebook: values that they share, zero included.
-        activations: "float32" or "int8", of both.
     """
-    works = [dataclasses.replace(work_of(model, reader, kept), codebook=codebook) for reader in view.readers]
-    return 1.0 if kernel_costs.packed_pays(works, activations) else kernel_costs.speedup(works, activations)
+    works = (work_of(model, reader, kept) for reader in view.readers)
+    return tuple(dataclasses.replace(work, codebook=codebook) for work in works)
 
 
-def dense_form(model: Any, view: View, kept: int, *, activations: str) -> str:
-    """The fastest dense form, one that `kernel_costs.FORMS` names.
+def sums_are_exact(values: np.ndarray) -> bool:
+    """Whether float32 holds the sums of int8 products, so that kernels on tiles compute them.
 
     Args:
-        model: ``ModelT`` object.
-        view: as in `speedup_of_dense`.
-        kept: of the weights.
-        activations: as in `speedup_of_dense`.
+        values: float32 weights that a codebook holds, (outputs, ...).
     """
-    return kernel_costs.dense_form([work_of(model, reader, kept) for reader in view.readers], activations)
+    codes, _ = quantized(values.reshape(len(values), -1))
+    return int(np.abs(codes.astype(np.int32)).sum(axis=1).max(initial=0)) <= MOST_EXACT
 
 
 def work_of(model: Any, reader: Reader, kept: int) -> Work:

@@ -50,6 +50,22 @@ def make_int8(model: Any, view: View, scale: float) -> None:
             _quantize_symmetrically(reader.op)
 
 
+def has_dense_int8(model: Any) -> bool:
+    """Whether an operator has float32 inputs and int8 weights, as `make_int8` makes them.
+
+    Args:
+        model: ``ModelT`` object.
+    """
+    return any(_is_dense_int8(model, graph, op) for graph in model.subgraphs for op in graph.operators or ())
+
+
+def _is_dense_int8(model: Any, graph: Any, op: Any) -> bool:
+    inputs = flatbuffer.indices(op.inputs)[:2]
+    if flatbuffer.builtin_code(model, op) not in _VERSIONS or len(inputs) < 2 or min(inputs) < 0:
+        return False
+    return [graph.tensors[index].type for index in inputs] == [schema.TensorType.FLOAT32, schema.TensorType.INT8]
+
+
 def _quantize_symmetrically(op: Any) -> None:
     if op.builtinOptions is None:
         op.builtinOptionsType = schema.BuiltinOptions.FullyConnectedOptions

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -38,15 +38,20 @@ def options_of(model: Any, op: Any) -> Options:
     return _OPTIONS[_kind(model, op)].from_bytes(data)
 
 
-def set_activations(model: Any, kind: str, scales: Mapping[Place, float] | None = None) -> None:
-    """Gives all computing operators this kind.
+def set_activations(
+    model: Any, kind: str, scales: Mapping[Place, float] | None = None, *, places: Collection[Place] | None = None
+) -> None:
+    """Gives computing operators this kind.
 
     Args:
         model: ``ModelT`` object, edited in place.
         kind: "float32" or "int8".
         scales: for "int8": one step of each operator's activations; None: of each row, while the model runs.
+        places: of the operators, others stay as they are; None: all.
     """
     for place, op in computing(model):
+        if places is not None and place not in places:
+            continue
         scale = None if scales is None else float(scales[place])
         options = dataclasses.replace(options_of(model, op), activations=kind, x_scale=scale)
         op.customOptions = np.frombuffer(options.to_bytes(), np.uint8)
