@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
+import sys
+from collections.abc import Iterator
 
 import hypothesis
 import pytest
@@ -19,6 +22,28 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     chosen = [item for item in items if "slow" not in item.keywords]
     config.hook.pytest_deselected(items=[item for item in items if "slow" in item.keywords])
     items[:] = chosen
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fresh_state() -> Iterator[None]:
+    """What a file's tests find does not depend on the files that ran before it in this process.
+
+    Keras counts the names that it gives from the start, has its default settings, and random numbers are the same in
+    every run. A file that leaves the working folder or the environment changed fails.
+    """
+    keras = sys.modules.get("keras")
+    if keras is not None:
+        keras.utils.clear_session(free_memory=False)
+        keras.utils.set_random_seed(1234)
+    before = _process_state()
+    yield
+    assert _process_state() == before
+
+
+def _process_state() -> tuple[str, dict[str, str]]:
+    """The working folder and the variables that what is tested reads; libraries set others when they are imported."""
+    read = ("CUDA_", "CXX", "KERAS_", "PATH", "PYTHON", "TF_", "TMPDIR")
+    return str(pathlib.Path.cwd()), {name: value for name, value in os.environ.items() if name.startswith(read)}
 
 
 @pytest.fixture(scope="session")
