@@ -190,6 +190,9 @@ def batches_of(data: Any) -> Iterable[Any]:
     if isinstance(data, tuple):
         # Several inputs or targets may be in a list, which tf.data would stack.
         parts = tuple(tuple(part) if isinstance(part, list) else part for part in data)
+        counts = {int(part.shape[0]) for part in keras.tree.flatten(parts) if getattr(part, "shape", ())}
+        if len(counts) > 1:
+            raise ValueError(f"data: expected as many targets as inputs, got arrays of {sorted(counts)} examples")
         return tf.data.Dataset.from_tensor_slices(parts).batch(32)
     if isinstance(data, keras.utils.PyDataset):
         return (data[i] for i in range(data.num_batches))

@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from absl import logging
 
 from keras_prune.gradients import optimizers_of, slots
 from keras_prune.graph import Dependencies, dependencies
@@ -40,9 +41,9 @@ def shrink(model: Any, *, round_to: int = 1, minimum: int = 1, exact: bool = Tru
         class: a `train_step` of a subclass of `keras.Model` is not in it.
 
     Raises:
-        TypeError: not a Keras 3 model.
-        ValueError: a subclassed model, of which only the code knows what follows what, or a layer with weights that
-            several models in the model share, which Keras cannot build anew.
+        TypeError: not a Keras 3 model, or a history that is none.
+        ValueError: a model that is not built, a subclassed one, of which only the code knows what follows what, or a
+            layer with weights that several models in the model share, which Keras cannot build anew.
         RecursionError: more layers in a row than Keras can connect.
 
     Example:
@@ -52,10 +53,16 @@ def shrink(model: Any, *, round_to: int = 1, minimum: int = 1, exact: bool = Tru
         44
     """
     check_model(model)
+    if history is not None and not hasattr(history, "add"):
+        raise TypeError(
+            f"history: expected a keras_prune.ShrinkHistory, got {history!r:.100}; make one, and save it behind shrink"
+        )
     plain = strip(model) if wrappers(model) else model
     apply_masks(named(plain, plain.variables))
     found = dependencies(plain, round_to=round_to, minimum=minimum, exact=exact)
     removed = ~found.keep(found.zero_units())
+    if not removed.any():
+        logging.warning("shrink: no channel that may go is zero in %r; prune with pattern=Channel() first.", model.name)
     small = remove_units(found, removed)
     if history is not None:
         history.add(found, removed)

@@ -108,7 +108,10 @@ def make_masks(model: Any, recipe: Recipe, layers: Layers = None) -> KernelMasks
             f"is masked by itself, got {pattern!r}; leave them out, and choose with layers=..."
         )
     if pattern.output_axes is None:
-        logging.info("keras_prune: each kernel's channels are masked by themselves, and none can be removed: %s.", why)
+        logging.warning(
+            "Channel: each kernel's channels are masked by themselves, and shrink cannot remove any, for this is %s.",
+            why,
+        )
     return KernelMasks(model, recipe, layers)
 
 

@@ -71,6 +71,65 @@ def test_more_layers_in_a_row_than_python_allows_calls(recursion_limit):
         keras_prune.dependencies(model)
 
 
+def unbuilt():
+    return keras.Sequential([layers.Dense(4), layers.Dense(2)], name="unbuilt")
+
+
+@pytest.mark.parametrize("function", [keras_prune.dependencies, keras_prune.shrink])
+def test_a_sequential_model_without_inputs(function):
+    with pytest.raises(
+        ValueError, match=r"expected one that is built, got 'unbuilt'.*begin it with keras.Input.*or call it on data"
+    ):
+        function(unbuilt())
+
+
+def test_a_path_is_no_history():
+    with pytest.raises(TypeError, match=r"expected a keras_prune.ShrinkHistory, got 'history.json'; make one"):
+        keras_prune.shrink(chain(3), history="history.json")
+
+
+class Own(keras.Model):
+    """Only its code knows what follows what."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden = layers.Dense(4)
+
+    def call(self, x):
+        return self.hidden(x)
+
+
+def test_channels_that_shrink_cannot_remove_are_warned_of(caplog):
+    """Before any training, in a model that cannot be traced; and where nothing is zero."""
+    own = Own()
+    own(np.ones((2, 3), "float32"))
+    keras_prune.prune(own, 0.5, pattern=keras_prune.Channel())
+    assert "shrink cannot remove any, for this is Own, whose layers only its own code connects" in caplog.text
+    caplog.clear()
+    assert keras_prune.shrink(chain(3)).count_params() == chain(3).count_params()
+    assert "no channel that may go is zero" in caplog.text
+
+
+@pytest.mark.parametrize("protected", [None, 3, [layers.Dense(3)]])
+def test_what_is_no_name_of_a_layer_protects_nothing(protected):
+    with pytest.raises(TypeError, match=r"Channel.protected: expected names or regular expressions of layers, got"):
+        keras_prune.Channel(protected=protected)
+
+
+def test_a_quantity_is_no_target():
+    with pytest.raises(TypeError, match=r"expected what shall be left, such as Target\('flops', 0.5\), got 'flops'"):
+        keras_prune.Greedy(4, target="flops")
+
+
+def test_as_many_targets_as_inputs():
+    model = chain(3)
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match=r"expected as many targets as inputs, got arrays of \[3, 8\] examples"):
+        keras_prune.prune(
+            model, 0.5, criterion="taylor", pattern=keras_prune.Channel(), data=(np.ones((8, 4)), np.ones((3, 2)))
+        )
+
+
 def in_two_models():
     """A layer in two models."""
     shared, inputs = layers.Dense(6, name="shared"), keras.Input((4,))

@@ -72,6 +72,11 @@ def as_functional(model: Any) -> Any:
         ValueError: only the code of a subclassed model knows what follows what, or it is not built.
         RecursionError: more layers in a row than Python allows calls within calls.
     """
+    if isinstance(model, keras.Sequential) and not model.built:
+        raise ValueError(
+            f"model: expected one that is built, got {model.name!r}, which does not know its inputs yet; begin it with "
+            "keras.Input(shape), or call it on data first"
+        )
     if not is_graph(model):
         raise ValueError(
             f"model: expected a Sequential or functional model that is built, got {type(model).__name__} "

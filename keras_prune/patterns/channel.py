@@ -62,7 +62,8 @@ class Channel(Pattern):
         for name in ("round_to", "minimum"):
             if not is_count(getattr(self, name)):
                 raise ValueError(f"Channel.{name}: expected a whole number >= 1, got {getattr(self, name)!r}")
-        protected = (self.protected,) if isinstance(self.protected, str) else tuple(self.protected)
+        several = isinstance(self.protected, Iterable) and not isinstance(self.protected, str)
+        protected = tuple(self.protected) if several else (self.protected,)
         if not all(isinstance(name, str) for name in protected):
             raise TypeError(
                 f"Channel.protected: expected names or regular expressions of layers, got {self.protected!r}"

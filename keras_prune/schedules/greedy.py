@@ -55,7 +55,8 @@ class Greedy(Schedule):
     def __post_init__(self) -> None:
         if isinstance(self.num_units, bool) or not isinstance(self.num_units, int) or self.num_units < 1:
             raise ValueError(f"Greedy.num_units: expected a whole number of units >= 1, got {self.num_units!r}")
-        target = lookup(self.target, (Target,), "target")
+        named = isinstance(self.target, str)  # a quantity, without how much of it
+        target = self.target if named else lookup(self.target, (Target,), "target")
         if not isinstance(target, Target):
             raise TypeError(
                 f"Greedy.target: expected what shall be left, such as Target('flops', 0.5), got {self.target!r}"
