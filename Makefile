@@ -122,19 +122,20 @@ format: setup  ## Format the Python code.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-build/bench/layout_report: $(VENV)/.installed $(NATIVE_SOURCES)
+build/bench/layout_report build/bench/tf_op_bench: $(VENV)/.installed $(NATIVE_SOURCES)
 	@mkdir -p $(@D)
 	@$(BIN)/cmake -S custom_ops -B $(@D) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
 		-DCMAKE_BUILD_TYPE=Release >$(@D)/configure.log || { cat $(@D)/configure.log; exit 1; }
 	$(BIN)/cmake --build $(@D) --target $(@F)
 	@touch $@
 
-performance: setup build/bench/layout_report  ## The part of bench that docs/performance.md shows; then make performance-page.
+performance: setup build/bench/layout_report build/bench/tf_op_bench  ## The part of bench that docs/performance.md shows; then make performance-page.
 	@mkdir -p $(OUT)/bench
 	$(QUIET_TF) $(BIN)/python benchmarks/kernels.py --json $(OUT)/bench/kernels.json
 	$(QUIET_TF) $(BIN)/python benchmarks/scaling.py --json $(OUT)/bench/scaling.json --figures $(OUT)/bench
 	$(QUIET_TF) $(BIN)/python benchmarks/thread_scaling.py --json $(OUT)/bench/thread_scaling.json
 	$(QUIET_TF) $(BIN)/python benchmarks/memory.py --json $(OUT)/bench/memory.json
+	$(QUIET_TF) $(BIN)/python benchmarks/op_overhead.py --json $(OUT)/bench/op_overhead.json
 
 performance-page: setup  ## Put the figures of make performance into docs/performance.md and docs/figures.
 	$(BIN)/python benchmarks/performance_page.py --results $(OUT)/bench

@@ -11,7 +11,7 @@ from typing import Any
 FLOAT, INT8 = "packed, float activations", "packed, int8 activations"
 DENSES = ("dense float32", "dense int8")
 CHOICES = ("kernel_choices", "kernel_choices_256")  # of codebooks of 16 and of 256 values
-PARTS = ("kernels", "scaling", "thread_scaling", "memory", "convolutions", *CHOICES)
+PARTS = ("kernels", "scaling", "thread_scaling", "memory", "op_overhead", "convolutions", *CHOICES)
 GOOD = 1.1  # of the best form's time
 NOTHING = "*Not measured yet.*"
 Figures = Mapping[str, Any]
@@ -144,6 +144,16 @@ def memory(figures: Figures) -> str:
     return table((*head, "dense float32's peak is"), rows)
 
 
+def op_overhead(figures: Figures) -> str:
+    """Microseconds of the TensorFlow op's Compute beside those of its kernel."""
+    keys = ("kernel_us", "compute_us", "added_us", "median_us")
+    rows = [
+        [f"{row['layer']}, {row['shape']}, {row['activations']} activations", *(f"{row[key]:.2f}" for key in keys)]
+        for row in figures["op_overhead"]["layers"]
+    ]
+    return table(("layer", "kernel, µs", "Compute, µs", "added, µs", "added, median, µs"), rows)
+
+
 def convolutions(figures: Figures) -> str:
     """Microseconds of each form of the layers, and how many times as fast packed ones are."""
     part = figures["convolutions"]
@@ -181,6 +191,7 @@ TABLES: dict[str, tuple[str, Callable[[Figures], str]]] = {
     "crossings": ("scaling", crossings),
     "threads": ("thread_scaling", threads),
     "memory": ("memory", memory),
+    "op": ("op_overhead", op_overhead),
     "convolutions": ("convolutions", convolutions),
     "choices": ("kernel_choices", choices),
 }
