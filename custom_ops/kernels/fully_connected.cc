@@ -74,7 +74,7 @@ void FcForward(const FcLayout* layout, const FcCall& call) {
   }
 }
 
-size_t FcWorkspaceBytes(const FcLayout* layout, size_t batch, int num_threads) {
+uint64_t FcWorkspaceBytes(const FcLayout* layout, size_t batch, int num_threads) {
   switch (layout->kernel->input) {
     case Input::kRows: return 0;
     case Input::kInt8Rows: return Int8RowsBytes(layout, batch);

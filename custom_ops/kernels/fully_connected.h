@@ -57,8 +57,9 @@ struct FcCall {
 
 constexpr size_t kWorkspaceAlignment = 64;
 
-// What a call of this batch needs; 0 for many kernels.
-size_t FcWorkspaceBytes(const FcLayout* layout, size_t batch, int num_threads);
+// What a call of this batch needs; 0 for many kernels. 64 bits also where size_t has 32: the caller refuses what has no
+// room in memory.
+uint64_t FcWorkspaceBytes(const FcLayout* layout, size_t batch, int num_threads);
 void FcForward(const FcLayout* layout, const FcCall& call);
 
 // The gradient with respect to x: dy: (batch, rows) -> dx: (batch, cols) = dy * W.

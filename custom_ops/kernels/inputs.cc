@@ -12,7 +12,7 @@ namespace {
 
 constexpr size_t kMostInt8Rows = 64;  // quantized at once: as much workspace, whatever the batch
 
-size_t Aligned(size_t num_bytes) { return (num_bytes + kAlignment - 1) / kAlignment * kAlignment; }
+uint64_t Aligned(uint64_t num_bytes) { return (num_bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
 struct PartsOfRows {
   const FcLayout* layout;
@@ -61,8 +61,8 @@ FcCall Part(FcCall call, const RowBlock& rows) {
   return call;
 }
 
-size_t TileBytes(const FcLayout* layout, size_t batch) {
-  return Aligned(layout->cols * TileStride(*layout->kernel, batch) * sizeof(float));
+uint64_t TileBytes(const FcLayout* layout, size_t batch) {
+  return Aligned(uint64_t{layout->cols} * TileStride(*layout->kernel, batch) * sizeof(float));
 }
 
 void LoadTileOf(const FcLayout* layout, const FcCall& call, const float* x, float* scales, float* tile,
@@ -95,7 +95,9 @@ void RunTiles(const Tiles& work, size_t share, size_t first, size_t end) {
 void RunTilesOfShare(void* context, int part) {
   const auto& work = *static_cast<const Tiles*>(context);
   const auto share = static_cast<size_t>(part);
-  RunTiles(work, share, work.num_tiles * share / work.shares, work.num_tiles * (share + 1) / work.shares);
+  const uint64_t tiles = work.num_tiles;
+  RunTiles(work, share, static_cast<size_t>(tiles * share / work.shares),
+           static_cast<size_t>(tiles * (share + 1) / work.shares));
 }
 
 size_t NumTiles(const FcLayout* layout, size_t batch) {
@@ -121,7 +123,7 @@ void ForwardRows(const FcLayout* layout, const FcCall& call) {
 }
 
 void ForwardInt8Rows(const FcLayout* layout, const FcCall& call) {
-  const size_t stride = Aligned(layout->cols);
+  const auto stride = static_cast<size_t>(Aligned(layout->cols));
   auto* values = static_cast<int8_t*>(call.workspace);
   float scales[kMostInt8Rows];
   RowBlock rows = RowsOf(layout, call);
@@ -140,7 +142,7 @@ void ForwardInt8Rows(const FcLayout* layout, const FcCall& call) {
   }
 }
 
-size_t Int8RowsBytes(const FcLayout* layout, size_t batch) {
+uint64_t Int8RowsBytes(const FcLayout* layout, size_t batch) {
   return std::min(batch, kMostInt8Rows) * Aligned(layout->cols);
 }
 
@@ -154,7 +156,7 @@ void ForwardTiles(const FcLayout* layout, const FcCall& call) {
   RunParts(call.workers, static_cast<int>(work.shares), RunTilesOfShare, &work);
 }
 
-size_t TilesBytes(const FcLayout* layout, size_t batch, int num_threads) {
+uint64_t TilesBytes(const FcLayout* layout, size_t batch, int num_threads) {
   const auto threads = static_cast<size_t>(std::max(num_threads, 1));
   const size_t shares = NumTiles(layout, batch) < threads ? 1 : threads;
   return shares * TileBytes(layout, batch);

@@ -16,8 +16,8 @@ void ForwardTiles(const FcLayout* layout, const FcCall& call);
 void FillRows(uint32_t rows, const FcCall& call);
 
 // The workspace that they need.
-size_t Int8RowsBytes(const FcLayout* layout, size_t batch);
-size_t TilesBytes(const FcLayout* layout, size_t batch, int num_threads);
+uint64_t Int8RowsBytes(const FcLayout* layout, size_t batch);
+uint64_t TilesBytes(const FcLayout* layout, size_t batch, int num_threads);
 
 // Floats from one column of a tile of `count` batch rows to the next: the last rows of a batch may be few.
 size_t TileStride(const FcKernel& kernel, size_t count);

@@ -42,6 +42,20 @@ TEST(FewWeightsTakeTheLayoutForRows) {
   }
 }
 
+// What the columns of a file need, also where size_t has 32 bits.
+TEST(SizesOfManyColumnsAreTold) {
+  FcLayout layout = {};
+  layout.kernel = &kFcTileScalar;
+  layout.cols = 1u << 27;
+  for (size_t batch : {4, 8}) {
+    EXPECT(FcWorkspaceBytes(&layout, batch, 1) == uint64_t{1} << 32, "a tile of eight for %zu", batch);
+  }
+  EXPECT(FcWorkspaceBytes(&layout, 64, 3) == uint64_t{3} << 33, "three tiles of sixteen");
+  layout.kernel = &kFcS8Scalar;
+  layout.cols = INT32_MAX;
+  EXPECT(FcWorkspaceBytes(&layout, 100, 1) == uint64_t{1} << 37, "64 rows of int8");
+}
+
 TEST(EveryNumberOfBatchRows) {
   std::vector<size_t> batches;
   for (size_t batch = 0; batch <= 2 * kTileWidth + 1; ++batch) batches.push_back(batch);
