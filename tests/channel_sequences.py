@@ -62,6 +62,30 @@ def bidirectional_sum() -> Any:
     )
 
 
+@case(units=8 + 6 + 7)
+def cells() -> Any:
+    """What `LSTM`, `GRU` and `SimpleRNN` are made of."""
+    made = [layers.LSTMCell(8), layers.GRUCell(6, use_bias=False), layers.SimpleRNNCell(7)]
+    stack = [layers.RNN(cell, return_sequences=cell is not made[-1], unroll=True) for cell in made]
+    return sequence_model(*stack)
+
+
+@case(units=8 + 6 + 4)
+def stacked_cells() -> Any:
+    """Each reads the one before it; in another configuration than those of the layers around it."""
+    stacked = layers.StackedRNNCells([layers.GRUCell(8), layers.LSTMCell(6)])
+    return sequence_model(layers.RNN(stacked, return_sequences=True, unroll=True), layers.LSTM(4, unroll=True))
+
+
+@case()
+def states_of_cells() -> Any:
+    """As `states`."""
+    source, target = keras.Input((STEPS, FEATURES), name="source"), keras.Input((4, 3), name="target")
+    _, h, c = layers.RNN(layers.LSTMCell(8), return_state=True, unroll=True)(source)
+    decoded = layers.RNN(layers.LSTMCell(8), return_sequences=True, unroll=True)(target, initial_state=[h, c])
+    return keras.Model([source, target], layers.Dense(5)(decoded))
+
+
 @case()
 def states() -> Any:
     """An encoder's states begin a decoder."""

@@ -46,6 +46,16 @@ def halves(join):
     return vector(lambda x: layers.Dense(3)(layers.Flatten()(join(*ops.split(layers.Dense(8)(x), 2, -1)))))
 
 
+def stepped(taken):
+    """Some of eight channels, by steps."""
+    return image(lambda x: layers.Conv2D(3, 1)(layers.Conv2D(8, 1)(x)[..., taken]))
+
+
+def even_times_odd(x):
+    x = layers.Dense(8)(x)
+    return layers.Dense(3)(x[:, ::2] * x[:, 1::2])
+
+
 def sigmoid_map(behind):
     """Maps that are 0.5 where they are pruned, and a convolution that could take this into its bias."""
     return image(lambda x: layers.Conv2D(3, 2)(behind(layers.Conv2D(8, 1, activation="sigmoid")(x))))
@@ -122,11 +132,21 @@ CASES = {
     "one bias, the same constants": (lambda: shared("sigmoid", "sigmoid"), 8),
     "average of three": (lambda: vector(average), 8),
     "constants beside zeros in time": (lambda: sequence(constants_in_time), 0),
-    "steps of 2": (
-        lambda: image(lambda x: layers.Conv2D(3, 1)(layers.Conv2D(2, 1)(layers.Conv2D(8, 1)(x)[..., ::2]))),
-        2,
+    "steps of 2": (lambda: stepped(slice(None, None, 2)), 4),
+    "steps of 3 from the second on": (lambda: stepped(slice(1, None, 3)), 3),
+    "steps of 3 backwards": (lambda: stepped(slice(None, None, -3)), 3),
+    "backwards": (lambda: stepped(slice(None, None, -1)), 8),
+    "backwards from the first": (lambda: stepped(slice(0, None, -1)), 0),
+    "steps of 2 from the third on": (lambda: stepped(slice(2, None, 2)), 0),
+    "steps of 2 to the sixth": (lambda: stepped(slice(None, 6, 2)), 0),
+    "even and odd": (lambda: vector(even_times_odd), 4),
+    "places by steps": (lambda: image(lambda x: layers.Conv2D(3, 1)(layers.Conv2D(8, 1)(x)[:, ::2, ::-1])), 8),
+    "axes exchanged": (
+        lambda: image(
+            lambda x: layers.Dense(3)(layers.Flatten()(ops.moveaxis(ops.swapaxes(layers.Conv2D(8, 1)(x), 1, 3), 1, -2)))
+        ),
+        8,
     ),
-    "backwards": (lambda: image(lambda x: layers.Conv2D(3, 1)(layers.Conv2D(8, 1)(x)[..., ::-1])), 0),
     "a constant beside zeros": (lambda: sigmoid_map(lambda x: ops.pad(x, [[0, 0], [1, 1], [1, 1], [0, 2]])), 0),
     "a constant beside a frame": (lambda: sigmoid_map(layers.Resizing(5, 3, pad_to_aspect_ratio=True)), 0),
     "a maximum with a number": (

@@ -17,6 +17,7 @@ from keras_prune.graph import (  # noqa: F401  each registers its rules
     rules_normalization,
     rules_recurrent,
     rules_shapes,
+    rules_slices,
     rules_wrappers,
 )
 from keras_prune.graph.flow import FIXED, Flow
