@@ -3,7 +3,8 @@ r"""Measures what a layer costs on packed weights and dense, and fits the export
     python benchmarks/kernel_costs.py --json costs.json     # for keras_prune.device_costs("costs.json")
     python benchmarks/kernel_costs.py --isa avx2 --write    # for the package
 
-One thread, on one core; the forms of a layer take turns; the smallest of the times that the thread itself used counts.
+One thread, on one core; the forms of a layer take turns; the smallest of the times that the thread itself used counts,
+of several passes over all layers.
 The model is ``keras_prune_export.kernel_terms``; ``--write`` puts the coefficients of one instruction set into its
 table. ``python benchmarks/kernel_choices.py`` says how well it then chooses, on other layers.
 """
@@ -26,7 +27,8 @@ from keras_prune_export import kernel_costs, kernel_terms
 from keras_prune_export.files import write_atomic
 
 _ISA = flags.DEFINE_string("isa", None, "Of the packed kernels; by default this CPU's best, which dense ones take.")
-_ROUNDS = flags.DEFINE_integer("rounds", 15, "Rounds in which the forms take turns.", lower_bound=3)
+_ROUNDS = flags.DEFINE_integer("rounds", 8, "Rounds of a pass, in which the forms take turns.", lower_bound=3)
+_PASSES = flags.DEFINE_integer("passes", 3, "Passes over all layers.", lower_bound=1)
 _WRITE = flags.DEFINE_bool("write", False, "Write the package's table.")
 _JSON = flags.DEFINE_string("json", None, "Write a file of costs, which also has all times.")
 # The delegate's names, best last, and what of the system's names for a CPU's extensions each needs.
@@ -55,7 +57,7 @@ def layers() -> Iterator[Layer]:
                 yield Layer(rows, cols, density, batch=batch)
         for size, channels, rows in ((56, 32, 64), (28, 128, 256), (14, 256, 512), (14, 512, 128), (7, 1024, 1024)):
             yield Layer(rows, channels, density, size=size)
-        for size, channels, rows in ((28, 32, 64), (14, 128, 128), (7, 256, 512)):
+        for size, channels, rows in ((28, 32, 64), (14, 128, 128), (7, 256, 512), (5, 96, 192), (4, 256, 256)):
             yield Layer(rows, channels, density, size=size, kernel=3)
         for size, channels, rows, kernel in ((28, 128, 256, 1), (28, 64, 128, 3), (15, 128, 64, 5)):
             yield Layer(rows, channels, density, size=size, kernel=kernel, stride=2)
@@ -71,12 +73,6 @@ def _row_by_row() -> Iterator[Layer]:
         yield Layer(rows, channels, density, size=size, kernel=3, values=2)
     for rows, cols, batch in ((300, 784, 8), (1024, 1024, 8), (1024, 4096, 8), (1000, 1024, 12)):
         yield Layer(rows, cols, 0.05, batch=batch)
-
-
-def measure(layer: Layer) -> dict[str, float]:
-    """Nanoseconds of each form."""
-    samples = single_layer.times(layer, rounds=_ROUNDS.value)
-    return {form: float(values.min()) for form, values in samples.items()}
 
 
 def fit(times: list[tuple[Layer, dict[str, float]]], pixels: dict[str, int]) -> dict[str, float]:
@@ -113,16 +109,17 @@ def main(argv: list[str]) -> None:
     isa = _ISA.value or best_isa()
     os.environ["KERAS_PRUNE_ISA"] = isa
     timing.pin()
-    times = []
-    for layer in layers():
-        times.append((layer, measure(layer)))
-        print(f"{layer.name:40} {text(times[-1][1])}", flush=True)
+    every = list(layers())
+    measured = single_layer.smallest(every, rounds=_ROUNDS.value, passes=_PASSES.value)
+    times = list(zip(every, measured, strict=True))
+    for layer, of_forms in times:
+        print(f"{layer.name:40} {text(of_forms)}")
     pixels = _PIXELS | ({"int8_thin_tile_from": _THIN_TILE_FROM[isa]} if isa in _THIN_TILE_FROM else {})
     entry = {"machine": timing.machine()["cpu"], **pixels, **fit(times, pixels)}
     print(json.dumps(entry, indent=2))
     if _JSON.value:
-        measured = [[layer.name, of_forms] for layer, of_forms in times]
-        _write(_JSON.value, {"isas": {isa: entry}, "nanoseconds": measured})
+        named = [[layer.name, of_forms] for layer, of_forms in times]
+        _write(_JSON.value, {"isas": {isa: entry}, "nanoseconds": named})
     if _WRITE.value:
         _write(kernel_costs.PATH, {"isas": {**json.loads(kernel_costs.PATH.read_text())["isas"], isa: entry}})
 

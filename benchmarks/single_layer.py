@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import layer_files
@@ -153,6 +154,23 @@ def times(layer: Layer, *, rounds: int) -> dict[str, np.ndarray]:
     """Nanoseconds of each form of a layer, see `best_in_turn`; one thread."""
     cases = {form: layer_files.interpreter_call(file, layer.batch) for form, file in files(layer).items()}
     return best_in_turn(cases, rounds=rounds)
+
+
+def smallest(layers: Sequence[Layer], *, rounds: int, passes: int) -> list[dict[str, float]]:
+    """Nanoseconds of each form of each layer: the smallest of some passes over all, so that slow minutes do not count.
+
+    Args:
+        layers: what to time.
+        rounds: as in `times`, of each pass.
+        passes: how often all layers are timed.
+    """
+    found: list[dict[str, float]] = [{} for _ in layers]
+    for number in range(passes):
+        for layer, best in zip(layers, found, strict=True):
+            for form, values in times(layer, rounds=rounds).items():
+                best[form] = min(best.get(form, math.inf), float(values.min()))
+        print(f"pass {number + 1} of {passes}", flush=True)
+    return found
 
 
 def best_in_turn(cases: Mapping[str, Callable[[], Any]], *, rounds: int) -> dict[str, np.ndarray]:
