@@ -105,6 +105,38 @@ def text() -> Any:
     return keras.Model(words, layers.Dense(5)(joined))
 
 
+def tied(*, tie_weights: bool) -> Any:
+    """Word vectors that score words, too: what comes between has their width."""
+    if not hasattr(layers, "ReversibleEmbedding"):
+        pytest.skip("Keras has no ReversibleEmbedding yet")
+    words = keras.Input((STEPS,), dtype="int32", name="words")
+    vectors = layers.ReversibleEmbedding(WORDS, 8, tie_weights=tie_weights)
+    x = vectors(words)
+    x = x + layers.Dense(8)(layers.Dense(6, activation="relu")(x))
+    return keras.Model(words, vectors(x, reverse=True))
+
+
+@case(units=8 + 6)
+def tied_words() -> Any:
+    return tied(tie_weights=True)
+
+
+@case(units=8 + 6)
+def untied_words() -> Any:
+    return tied(tie_weights=False)
+
+
+@case(units=8 + 6)
+def adaptive_pooling() -> Any:
+    """To given sizes, whatever comes in."""
+    if not hasattr(layers, "AdaptiveAveragePooling2D"):
+        pytest.skip("Keras has no adaptive pooling yet")
+    x = inputs = keras.Input((7, 8, 3))
+    x = layers.AdaptiveAveragePooling2D((4, 3))(conv(8, activation="relu")(x))
+    x = layers.AdaptiveMaxPooling2D(2)(conv(6)(x))
+    return keras.Model(inputs, layers.Dense(5)(layers.Flatten()(x)))
+
+
 @case(units=6 + 8)
 def masked_text() -> Any:
     """Padding is masked on its way to the recurrent layer."""

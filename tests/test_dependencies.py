@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from keras_prune.graph import dependencies
+from keras_prune.graph.rules import find_rule
 
 layers = keras.layers
 
@@ -323,3 +324,11 @@ def test_where_units_are_observed():
 def test_what_is_no_model_is_a_type_error():
     with pytest.raises(TypeError, match=r"expected a Keras 3 model \(keras.Model\), got 'model.keras'"):
         dependencies("model.keras")
+
+
+def test_a_layer_of_keras_has_not_the_rule_of_what_it_is_derived_from():
+    """A later Keras may bring one that computes otherwise, as `ReversibleEmbedding` is an `Embedding`."""
+    newer = type("Newer", (layers.Dense,), {"__module__": "keras.src.layers.newer"})
+    assert find_rule(newer(3)) is None
+    own = type("Own", (layers.Dense,), {"__module__": "mine"})
+    assert find_rule(own(3)) is find_rule(layers.Dense(3))

@@ -67,6 +67,8 @@ def find_rule(layer: Any) -> Rule | None:
     for cls in type(layer).__mro__:
         if cls in _LAYERS:
             return None if _computes_otherwise(layer, cls) else _LAYERS[cls]
+        if cls.__module__.startswith("keras."):  # not what it is derived from
+            break
     if type(layer).__module__.startswith("keras."):  # of keras.applications
         return _OPERATORS.get(f"layer {type(layer).__name__}")
     return None

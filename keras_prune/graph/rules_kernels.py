@@ -135,6 +135,21 @@ def embedding(trace: Trace, call: Call, flows: list[Flow]) -> Flow:
     return Flow.along((*flow.shape, len(ids)), -1, ids)
 
 
+@layer_rule("ReversibleEmbedding")
+def reversible(trace: Trace, call: Call, flows: list[Flow]) -> Flow:
+    """As an embedding; in reverse, scores of all words: by the same (words, outputs) or a kernel (outputs, words)."""
+    layer, (flow,) = call.layer, flows[:1]
+    if not call.kwargs.get("reverse", call.args[1] if len(call.args) > 1 else False):
+        return embedding(trace, call, flows)
+    if layer.tie_weights:
+        trace.make(layer.embeddings, 1)  # which may be called the other way later
+        trace.take(layer.embeddings, 1, flow)
+    else:
+        trace.take(layer.reverse_embeddings, 0, flow)
+        trace.part(layer.reverse_embeddings, 0, trace.make(layer.embeddings, 1), kind="follow")
+    return Flow.fixed((*flow.shape[:-1], int(layer.input_dim)))
+
+
 @layer_rule("EinsumDense")
 def einsum_dense(trace: Trace, call: Call, flows: list[Flow]) -> Flow:
     """A product by an equation: the first axis of new outputs may shrink, and the axes that are summed."""
