@@ -93,9 +93,10 @@ def computes(works, *_):
 def write(folder):
     """Writes all files into a new folder."""
     folder.mkdir(parents=True)
-    # Also layers of a few weights compute on packed ones, whichever form would be faster.
-    with mock.patch.object(
-        kernel_costs, "packed_pays", lambda works, *_: all(3 * w.kept <= w.rows * w.cols for w in works)
+    # Also layers of a few weights compute on packed ones, and in int8 where asked for, whichever form would be faster.
+    with (
+        mock.patch.object(kernel_costs, "packed_pays", computes),
+        mock.patch.object(kernel_costs, "packed_form", lambda works, kind: kernel_costs.FORMS[kind][0]),
     ):
         files = release_models.every_file()
     cases = [write_one(folder, name, kept) for name, kept in sorted(files.items())]
