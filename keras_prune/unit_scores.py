@@ -111,7 +111,8 @@ def _by_units(group: Group, criterion: Any) -> np.ndarray | None:
         return criterion.score_units(kernels, scales)
     except ValueError as error:
         raise ValueError(
-            f"{error} in {group.name}; protect it (Channel(protected=({group.name!r},))), or choose another criterion"
+            f"{error} in {group.name}; protect it (Channel(protected=({group.kernels[0].layer!r},))), or choose "
+            "another criterion"
         ) from error
 
 

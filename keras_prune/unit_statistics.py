@@ -221,8 +221,8 @@ def _way(criterion: Any, group: Group) -> str | None:
     if observes == "activations":
         raise ValueError(
             f"{type(criterion).__name__}: expected a layer whose output shows the units of {group.name}, which it has "
-            f"not; protect them (Channel(protected=({group.name!r},))), or take a criterion that looks at weights or "
-            "gradients, such as 'magnitude' or 'taylor'"
+            f"not; protect them (Channel(protected=({group.kernels[0].layer!r},))), or take a criterion that looks at "
+            "weights or gradients, such as 'magnitude' or 'taylor'"
         )
     return "gates"
 

@@ -68,6 +68,17 @@ def test_errors_say_what_to_do(options, error):
         kp.prune(residual(), 0.5, **{"pattern": kp.Channel(), **options})
 
 
+def test_what_an_error_says_to_protect_can_be_protected():
+    """A group of several layers by the name of one of them."""
+    inputs = keras.Input((4,))
+    x = layers.Dense(6, name="a")(inputs) + layers.Dense(6, name="b")(inputs)
+    model = keras.Model(inputs, layers.Dense(2)(layers.Dense(5, name="c")(x)))
+    with pytest.raises(ValueError, match=r"in a\+b; protect it \(Channel\(protected=\('a',\)\)\), or choose"):
+        kp.prune(model, 0.5, criterion="batch_norm_scale", pattern=kp.Channel())
+    with pytest.raises(ValueError, match=r"in c; protect it \(Channel\(protected=\('c',\)\)\), or choose"):
+        kp.prune(model, 0.5, criterion="batch_norm_scale", pattern=kp.Channel(protected=("a",)))
+
+
 def test_groups_with_a_layer_that_is_not_chosen_stay(caplog):
     model = kp.prune(residual(), 0.5, pattern=kp.Channel(), layers=["a", "c"])
     assert zeros(model) == (0, 3)

@@ -128,9 +128,9 @@ def test_scales_of_batch_normalization():
     with pytest.raises(
         ValueError,
         match=r"BatchNormScale: expected a BatchNormalization with scale=True .* got none in g; protect it "
-        r"\(Channel\(protected=\('g',\)\)\), or choose another criterion",
+        r"\(Channel\(protected=\('first',\)\)\), or choose another criterion",
     ):
-        unit_scores(one(), BatchNormScale())
+        unit_scores(group([part(variable(FIRST), layer="first")]), BatchNormScale())
 
 
 def test_random_is_the_same_in_every_run_and_differs_by_group():

@@ -15,9 +15,9 @@ Y = RNG.integers(0, 4, 24)
 SEQUENCES = RNG.normal(size=(24, 5, 3)).astype("float32")
 
 
-def part(variable, axis=-1, units=None):
+def part(variable, axis=-1, units=None, *, layer=""):
     units = np.arange(variable.shape[axis]) if units is None else np.array(units)
-    return Part(variable, axis % len(variable.shape), units, zeroed=True, kind="kernel", layer="")
+    return Part(variable, axis % len(variable.shape), units, zeroed=True, kind="kernel", layer=layer)
 
 
 def site(layer, size, *, axis=-1, units=None):
