@@ -55,8 +55,12 @@ def test_example_writes_its_artifacts(data_dir, tmp_path):
     [
         ("--json={folder}", "IsADirectoryError: .*expected the name of a file, got a folder"),
         ("--density=0.1,0.2", r"ValueError: --density: expected 3 shares above 0 and up to 1.*got \[0\.1, 0\.2\]"),
-        ("--density=0.1,0.2,2", r"ValueError: --density: expected 3 shares above 0 and up to 1"),
-        ("--bits=40", r"ValueError: Codebook.*bits.*40"),
+        pytest.param(
+            "--density=0.1,0.2,2",
+            "ValueError: --density: expected 3 shares above 0 and up to 1",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("--bits=40", r"ValueError: Codebook.*bits.*40", marks=pytest.mark.slow),
     ],
 )
 def test_wrong_flags_are_said_before_training(tmp_path, flag, message):

@@ -67,6 +67,7 @@ def wheel(tmp_path_factory) -> pathlib.Path:
     return built
 
 
+@pytest.mark.slow  # as all that needs a wheel: the native libraries are compiled again; .ci/run has them
 def test_wheel_has_the_libraries_and_a_platform_tag(wheel):
     platform = sysconfig.get_platform().replace("-", "_")
     assert wheel.name.split("-", 2)[2] == f"py3-none-{platform}.whl"
@@ -77,6 +78,7 @@ def test_wheel_has_the_libraries_and_a_platform_tag(wheel):
     assert {"keras_prune/py.typed", "keras_prune_export/py.typed", "keras_prune_export/kernel_costs.json"} <= names
 
 
+@pytest.mark.slow
 def test_wheel_has_every_module(wheel):
     names = {name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".py")}
     roots = {"keras_prune": ROOT, "keras_prune_export": ROOT / "export"}
