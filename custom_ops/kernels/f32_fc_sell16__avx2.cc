@@ -81,7 +81,7 @@ inline void JoinPlanes(const __m256i* planes, __m256* floats) {
 
 // Up to 16 * kTables values, looked up by pshufb, which gives 0 for bytes above 127. So codes less 16 t find nothing in
 // table t where they are below; where they are above, table t + 1 is found too, which is stored xor table t.
-template <int kTables>
+template <int kTables, bool kBytes = (kTables > 2)>
 struct PlanesCodebook {
   explicit PlanesCodebook(const float* codebook) {
     for (int t = 0; t < kTables; ++t) LoadPlanes(codebook + 16 * t, tables[t]);
@@ -90,16 +90,25 @@ struct PlanesCodebook {
     }
   }
   static __m256i LoadCodes(const Sell16Layout& w, size_t pair) {
-    if constexpr (kTables > 2) return _mm256_load_si256(reinterpret_cast<const __m256i*>(w.codes) + pair);
+    if constexpr (kBytes) return _mm256_load_si256(reinterpret_cast<const __m256i*>(w.codes) + pair);
     const __m128i both = _mm_load_si128(reinterpret_cast<const __m128i*>(w.codes) + pair);
-    return _mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16(both, 4), both), _mm256_set1_epi8(15));
+    __m256i codes = _mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16(both, 4), both), _mm256_set1_epi8(15));
+    if constexpr (kTables == 4) {
+      const __m256i fifth = _mm256_srli_epi16(HighBits(w.high_bits[2 * pair]), 3);
+      const __m256i sixth = _mm256_srli_epi16(HighBits(w.high_bits[2 * pair + 1]), 2);
+      codes = _mm256_or_si256(codes, _mm256_and_si256(fifth, _mm256_set1_epi8(16)));
+      codes = _mm256_or_si256(codes, _mm256_and_si256(sixth, _mm256_set1_epi8(32)));
+    }
+    return codes;
+  }
+  // A word's bits at the tops of the slots' bytes.
+  static __m256i HighBits(uint32_t word) {
+    return _mm256_sllv_epi32(_mm256_set1_epi32(static_cast<int>(word)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
   }
   // What finds in table t what is there: of two tables the codes' low 4 bits, above 127 where the fifth is not set.
   static __m256i CodesForTable(const Sell16Layout& w, size_t pair, __m256i codes) {
     if constexpr (kTables > 2) return _mm256_sub_epi8(codes, _mm256_set1_epi8(16));
-    const __m256i fifth = _mm256_sllv_epi32(_mm256_set1_epi32(static_cast<int>(w.fifth_bits[pair])),
-                                            _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-    return _mm256_or_si256(codes, _mm256_andnot_si256(fifth, _mm256_set1_epi8(-128)));
+    return _mm256_or_si256(codes, _mm256_andnot_si256(HighBits(w.high_bits[pair]), _mm256_set1_epi8(-128)));
   }
   void Load(const Sell16Layout& w, size_t pair, __m256* weights) const {
     __m256i codes = LoadCodes(w, pair), planes[4];
@@ -161,6 +170,7 @@ void Forward(const FcLayout* layout, const RowBlock& rows, uint32_t first, uint3
   const auto& w = *static_cast<const Sell16Layout*>(layout);
   const auto forward = w.codebook_size <= 16   ? ForwardRow<PlanesCodebook<1>>
                        : w.codebook_size <= 32 ? ForwardRow<PlanesCodebook<2>>
+                       : w.shape.code_bits == 6 ? ForwardRow<PlanesCodebook<4, false>>
                        : w.codebook_size <= 64 ? ForwardRow<PlanesCodebook<4>>
                                                : ForwardRow<LargeCodebook>;
   const auto* x = static_cast<const float*>(rows.x);

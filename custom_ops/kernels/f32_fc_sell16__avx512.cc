@@ -14,10 +14,14 @@
 // density, unless the slots come from memory: then fewer steps are faster. Masking the fillers is free.
 //
 // Triples were counted and not timed. Of GCC 12, instructions a step: 10.2 in pairs with a window of 32 columns, 14.2
-// with one of 64, 16.7 in triples; on the one port that Intel's CPUs have for look-ups, widening loads and tests: 4.5, 6.5
-// and 5. Slots a kept weight with windows of 32 and 64 columns: 2.2 and 1.6 at 4 %, 1.6 and 1.3 at 9 %, 1.24 and 1.1 at
-// 25 %. So against windows of 32 columns triples take 1.2, 1.3 and 1.45 times the instructions, .8, .9 and 1 times that
-// port, and .62, .68 and .76 times the bytes: 1.45 to 1.6 times the entries in place of 1.9 to 2.6.
+// with one of 64, 16.7 in triples; on the one port that Intel's CPUs have for look-ups, widening loads and tests: 4.5,
+// 6.5 and 5. Slots a kept weight with windows of 32 and 64 columns: 2.2 and 1.6 at 4 %, 1.6 and 1.3 at 9 %, 1.24 and
+// 1.1 at 25 %. So against windows of 32 columns triples take 1.2, 1.3 and 1.45 times the instructions, .8, .9 and 1 times
+// that port, and .62, .68 and .76 times the bytes: 1.45 to 1.6 times the entries in place of 1.9 to 2.6.
+// Codebooks of 17 to 32, 64, 128 and 256 values: 22, 27, 40 and 55 instructions a step, on that port 5.7, 7.7, 10.7 and
+// 15.7, with 1.46, 1.58, 1.71 and 1.83 bytes a slot. Where triples are above 1.6 times the entries, too, which is below
+// about 4 %, AVX2's layouts stand in, of 1.3 to 1.5 times: 4.2 instructions a slot for 1.1 to 1.2 slots a weight, about
+// one and a half times what triples would take for their 1.9 slots a weight at 3 %.
 #if defined(__GNUC__) && !defined(__clang__)
 // GCC 12 takes the "undefined" operand inside its own intrinsics for a mistake of ours (GCC bug 105593).
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
@@ -26,18 +30,16 @@
 
 #include <string.h>
 
+#include "lean.h"
 #include "sell16.h"
 #include "x86_intrinsics.h"
 
 namespace keras_prune {
 namespace {
 
-// Larger layouts are limited by their bytes. Between AlexNet's fc6 (8 MB) and VGG's (12 MB) with windows of 32 columns, of
-// which the times above are.
+// Larger layouts are limited by their bytes. Between AlexNet's fc6 (8 MB) and VGG's (12 MB) with windows of 32 columns,
+// of which the times above are.
 constexpr uint64_t kCachedBytes = uint64_t{11} << 20;
-// Larger layouts come from the last-level cache or memory, whose bytes triples save: these are the smallest second-level
-// caches of CPUs with AVX-512.
-constexpr uint64_t kFastBytes = uint64_t{1} << 20;
 constexpr double kWideStepCost = 1.7;  // of a step with a window of 64, in steps with one of 32, from the cache
 constexpr size_t kFirstCacheBytes = size_t{48} << 10;  // of most CPUs with AVX-512
 // Fillers cost little time here, a tenth of the scalar kernel's weight, but as many bytes as weights: with few rows the
@@ -65,13 +67,13 @@ struct Task {
   uint32_t first_slice, end_slice;
 };
 
-// A word a slot with the one bit that is the slot's of a pair's fifth bits.
+// A word a slot with the one bit that is the slot's of a pair's word of fifth bits.
 struct SlotBits {
   alignas(kAlignment) uint32_t words[kPairSlots];
 };
 constexpr SlotBits MakeSlotBits() {
   SlotBits bits = {};
-  for (uint32_t slot = 0; slot < kPairSlots; ++slot) bits.words[slot] = 1u << FifthBit(slot);
+  for (uint32_t slot = 0; slot < kPairSlots; ++slot) bits.words[slot] = 1u << HighBit(slot);
   return bits;
 }
 constexpr SlotBits kSlotBits = MakeSlotBits();
@@ -85,7 +87,7 @@ struct PairCodes {
     steps[0] = _mm512_cvtepu8_epi32(_mm_load_si128(codes));
     steps[1] = kTables <= 2 ? _mm512_srli_epi32(steps[0], 4) : _mm512_cvtepu8_epi32(_mm_load_si128(codes + 1));
     if constexpr (kTables == 2) {
-      const __m512i word = _mm512_set1_epi32(static_cast<int>(w.fifth_bits[pair])), sixteen = _mm512_set1_epi32(16);
+      const __m512i word = _mm512_set1_epi32(static_cast<int>(w.high_bits[pair])), sixteen = _mm512_set1_epi32(16);
       for (uint32_t step = 0; step < 2; ++step) {
         const __mmask16 fifth = _mm512_test_epi32_mask(word, _mm512_load_si512(kSlotBits.words + step * kLanes));
         const __m512i low = _mm512_and_si512(steps[step], _mm512_set1_epi32(15));
@@ -158,17 +160,31 @@ struct Pairs {
   }
 };
 
-// Three steps from a register: shifts in place of loads that widen bytes. A look-up ignores the bits above its index.
-struct Triples {
-  static constexpr int kWindow = kTripleWindow;
+// A triple: its words, and the masks of the codes' bits above 4.
+struct Triple {
+  __m512i words;
+  const uint16_t* masks;
+};
 
-  // One step; `moves` begins with its own.
+// Three steps from a register: shifts in place of loads that widen bytes. A look-up ignores the bits above its index.
+// The codebook is in 2^kHighBits registers.
+template <int kHighBits>
+struct Triples {
+  static constexpr int kWindow = kTripleWindow, kTables = 1 << kHighBits;
+
   template <int kStep, int kBatch>
-  static void Take(__m512i words, __m512 codebook, size_t x_stride, const float* base, __m512* sums) {
+  static void Take(const Triple& triple, const __m512* codebook, size_t x_stride, const float* base, __m512* sums) {
     constexpr int kShift = kStep * kTripleSlotBits, kCode = kShift + kTripleColumnBits;
-    const __m512i column = kShift == 0 ? words : _mm512_srli_epi32(words, kShift);
-    const __mmask16 kept = _mm512_test_epi32_mask(words, _mm512_set1_epi32(15 << kCode));
-    const __m512 weights = _mm512_permutexvar_ps(_mm512_srli_epi32(words, kCode), codebook);
+    const __m512i column = kShift == 0 ? triple.words : _mm512_srli_epi32(triple.words, kShift);
+    __m512i code = _mm512_srli_epi32(triple.words, kCode);
+    if constexpr (kHighBits != 0) code = _mm512_and_si512(code, _mm512_set1_epi32(15));
+    for (int bit = 0; bit < kHighBits; ++bit) {
+      const __mmask16 high = triple.masks[kStep * kHighBits + bit];
+      code = _mm512_mask_or_epi32(code, high, code, _mm512_set1_epi32(16 << bit));
+    }
+    const __mmask16 kept = kHighBits != 0 ? _mm512_test_epi32_mask(code, code)
+                                          : _mm512_test_epi32_mask(triple.words, _mm512_set1_epi32(15 << kCode));
+    const __m512 weights = LookUp<kTables>(codebook, code);
     for (int b = 0; b < kBatch; ++b) {
       __m512& sum = sums[3 * b + kStep];
       sum = AddProducts<kWindow>(base + b * x_stride, column, weights, kept, sum);
@@ -180,20 +196,21 @@ struct Triples {
     size_t columns[kMoveToEnd + 1];  // by move
     for (size_t move = 0; move < kMoveToEnd; ++move) columns[move] = move * kBaseAlign;
     columns[kMoveToEnd] = MoveToEnd(w.cols);
-    const __m512 codebook = _mm512_loadu_ps(w.codebook);
+    __m512 codebook[kTables];
+    for (int i = 0; i < kTables; ++i) codebook[i] = _mm512_loadu_ps(w.codebook + 16 * i);
     for (uint32_t slice = task.first_slice; slice < task.end_slice; ++slice) {
       __m512 sums[3 * kBatch];
       for (__m512& sum : sums) sum = _mm512_setzero_ps();
       const float* base = x;
-      for (size_t triple = w.first_group[slice]; triple < w.first_group[slice + 1]; ++triple) {
-        const __m512i words = _mm512_load_si512(w.triples + triple * kLanes);
-        const uint32_t moves = _mm512_movepi32_mask(words);
+      for (size_t at = w.first_group[slice]; at < w.first_group[slice + 1]; ++at) {
+        const Triple triple = {_mm512_load_si512(w.triples + at * kLanes), w.masks + at * 3 * kHighBits};
+        const uint32_t moves = _mm512_movepi32_mask(triple.words);
         base += columns[moves & kMoveToEnd];
-        Take<0, kBatch>(words, codebook, x_stride, base, sums);
+        Take<0, kBatch>(triple, codebook, x_stride, base, sums);
         base += columns[moves >> kTripleMoveBits & kMoveToEnd];
-        Take<1, kBatch>(words, codebook, x_stride, base, sums);
+        Take<1, kBatch>(triple, codebook, x_stride, base, sums);
         base += columns[moves >> 2 * kTripleMoveBits];
-        Take<2, kBatch>(words, codebook, x_stride, base, sums);
+        Take<2, kBatch>(triple, codebook, x_stride, base, sums);
       }
       StoreSums<kBatch, 3>(w, slice, sums, task);
     }
@@ -235,10 +252,20 @@ void ForwardWindow(const Sell16Layout& w, const RowBlock& rows, const Task& task
   return ForwardBatch<Pairs<kWindow, 16>>(w, rows, task);
 }
 
+void ForwardTriples(const Sell16Layout& w, const RowBlock& rows, const Task& task) {
+  switch (NumHighBits(w.shape)) {
+    case 0: return ForwardBatch<Triples<0>>(w, rows, task);
+    case 1: return ForwardBatch<Triples<1>>(w, rows, task);
+    case 2: return ForwardBatch<Triples<2>>(w, rows, task);
+    case 3: return ForwardBatch<Triples<3>>(w, rows, task);
+    default: return ForwardBatch<Triples<4>>(w, rows, task);
+  }
+}
+
 void Forward(const FcLayout* layout, const RowBlock& rows, uint32_t first, uint32_t end) {
   const auto& w = *static_cast<const Sell16Layout*>(layout);
   const Task task = {&rows, rows.y, first, end};
-  if (w.shape.triples) return ForwardBatch<Triples>(w, rows, task);
+  if (w.shape.triples) return ForwardTriples(w, rows, task);
   w.shape.window == 32 ? ForwardWindow<32>(w, rows, task) : ForwardWindow<64>(w, rows, task);
 }
 
@@ -246,20 +273,18 @@ Status Make(const PackedView& packed, const FcKernel* kernel, FcLayout** out) {
   Sell16Builder builder(packed);
   const Status status = builder.Scan();
   if (status != Status::kOk) return status;
-  const uint32_t size = packed.codebook_size;
-  const uint64_t code_bytes = size <= 16 ? kLanes : size <= 32 ? kLanes + sizeof(uint32_t) : kPairSlots;
-  const uint64_t narrow = builder.CountGroups({32, false}), narrow_bytes = narrow * (kPairSlots + 2 + code_bytes);
-  if (size <= 16 && narrow_bytes > kFastBytes) {
-    const Sell16Shape triples = {kTripleWindow, true};
-    const uint64_t groups = builder.CountGroups(triples);
-    if (groups * 3 * kLanes > kMostSlotsPerWeight * packed.num_kept) return kFcScalar.make(packed, &kFcScalar, out);
-    return builder.Build(triples, groups, kernel, out);
-  }
-  const uint64_t wide = builder.CountGroups({64, false});
-  const bool is_narrow = narrow_bytes <= kCachedBytes && narrow <= kWideStepCost * wide;
+  constexpr Sell16Shape kNarrow = {32, false}, kWide = {64, false}, kTriples = {kTripleWindow, true};
+  const uint64_t narrow = builder.CountGroups(kNarrow), wide = builder.CountGroups(kWide);
+  const bool is_narrow = builder.NumBytes(kNarrow, narrow) <= kCachedBytes && narrow <= kWideStepCost * wide;
   const uint64_t pairs = is_narrow ? narrow : wide;
-  if (pairs * kPairSlots > kMostSlotsPerWeight * packed.num_kept) return kFcScalar.make(packed, &kFcScalar, out);
-  return builder.Build({is_narrow ? 32u : 64u, false}, pairs, kernel, out);
+  const Sell16Shape& shape = is_narrow ? kNarrow : kWide;
+  if (IsLean(packed, builder.NumBytes(shape, pairs))) {
+    if (pairs * kPairSlots > kMostSlotsPerWeight * packed.num_kept) return kFcScalar.make(packed, &kFcScalar, out);
+    return builder.Build(shape, pairs, kernel, out);
+  }
+  const uint64_t triples = builder.CountGroups(kTriples);
+  if (IsLean(packed, builder.NumBytes(kTriples, triples))) return builder.Build(kTriples, triples, kernel, out);
+  return kFcAvx2.make(packed, &kFcAvx2, out);
 }
 
 }  // namespace

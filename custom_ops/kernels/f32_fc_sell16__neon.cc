@@ -17,6 +17,20 @@ inline float32x4_t LoadLanes(const float* table, const uint8_t* bytes) {
   return vld1q_lane_f32(table + bytes[3], lanes, 3);
 }
 
+// A step's codes of 4 + kHighBits bits.
+template <int kHighBits>
+inline uint8x16_t LoadCodes(const Sell16Layout& w, size_t pair, int step) {
+  const uint8x16_t both = vld1q_u8(w.codes + pair * kLanes);
+  uint8x16_t codes = step == 0 ? vandq_u8(both, vdupq_n_u8(15)) : vshrq_n_u8(both, 4);
+  const int32_t numbers[4] = {4 * step, 4 * step + 1, 4 * step + 2, 4 * step + 3};  // of four slots, see HighBit
+  for (int bit = 0; bit < kHighBits; ++bit) {
+    const uint32x4_t words = vshlq_u32(vdupq_n_u32(w.high_bits[pair * kHighBits + bit]), vld1q_s32(numbers));
+    const uint8x16_t low = vshrq_n_u8(vreinterpretq_u8_u32(words), 7);
+    codes = vorrq_u8(codes, vshlq_u8(low, vdupq_n_s8(static_cast<int8_t>(4 + bit))));
+  }
+  return codes;
+}
+
 // Up to 16 * kTables values, one table or two, in registers; a pair's codes are nibbles, the first step's below, and
 // of two tables fifth bits.
 template <int kTables>
@@ -34,16 +48,8 @@ struct SmallCodebook {
     if constexpr (kTables == 2) found = vqtbx4q_u8(found, tables[1], vsubq_u8(bytes, vdupq_n_u8(64)));
     return vreinterpretq_f32_u8(found);
   }
-  static uint8x16_t LoadCodes(const Sell16Layout& w, size_t pair, int step) {
-    const uint8x16_t both = vld1q_u8(w.codes + pair * kLanes);
-    const uint8x16_t codes = step == 0 ? vandq_u8(both, vdupq_n_u8(15)) : vshrq_n_u8(both, 4);
-    if constexpr (kTables == 1) return codes;
-    const int32_t numbers[4] = {4 * step, 4 * step + 1, 4 * step + 2, 4 * step + 3};  // of four slots, see FifthBit
-    const uint32x4_t words = vshlq_u32(vdupq_n_u32(w.fifth_bits[pair]), vld1q_s32(numbers));
-    return vorrq_u8(codes, vandq_u8(vshrq_n_u8(vreinterpretq_u8_u32(words), 3), vdupq_n_u8(16)));
-  }
   void Load(const Sell16Layout& w, size_t pair, int step, float32x4_t* weights) const {
-    const uint8x16_t codes = LoadCodes(w, pair, step);
+    const uint8x16_t codes = LoadCodes<kTables - 1>(w, pair, step);
     const uint16x8_t low = vmovl_u8(vget_low_u8(codes)), high = vmovl_u8(vget_high_u8(codes));
     weights[0] = LookUp(vget_low_u16(low));
     weights[1] = LookUp(vget_high_u16(low));
@@ -53,10 +59,13 @@ struct SmallCodebook {
   uint8x16x4_t tables[kTables];
 };
 
+template <bool kSixBits>
 struct LargeCodebook {
   explicit LargeCodebook(const float* codebook) : values(codebook) {}
   void Load(const Sell16Layout& w, size_t pair, int step, float32x4_t* weights) const {
     const uint8_t* codes = w.codes + pair * kPairSlots + step * kLanes;
+    uint8_t of_six_bits[kLanes];
+    if constexpr (kSixBits) vst1q_u8(of_six_bits, LoadCodes<2>(w, pair, step)), codes = of_six_bits;
     for (int quarter = 0; quarter < 4; ++quarter) weights[quarter] = LoadLanes(values, codes + 4 * quarter);
   }
   const float* values;
@@ -100,7 +109,8 @@ void Forward(const FcLayout* layout, const RowBlock& rows, uint32_t first, uint3
     const Range slices = {first, end};  // loading the lanes is the work: rows of x have nothing to share
     w.codebook_size <= 16   ? ForwardRow<SmallCodebook<1>>(w, x, rows, y, slices)
     : w.codebook_size <= 32 ? ForwardRow<SmallCodebook<2>>(w, x, rows, y, slices)
-                            : ForwardRow<LargeCodebook>(w, x, rows, y, slices);
+    : w.shape.code_bits == 6 ? ForwardRow<LargeCodebook<true>>(w, x, rows, y, slices)
+                             : ForwardRow<LargeCodebook<false>>(w, x, rows, y, slices);
   }
 }
 

@@ -4,12 +4,10 @@
 
 #include <algorithm>
 
+#include "lean.h"
+
 namespace keras_prune {
 namespace {
-
-constexpr uint64_t kSmallBytes = uint64_t{256} << 10;  // a layout that leaves room in any second-level cache
-constexpr uint32_t kFewestGapBits = 4;                  // of a packed buffer
-constexpr double kMostOfEntries = 1.58;                 // with the rows' numbers and moves of the base, 1.6
 
 // A slot's byte for a column of the window, and back: the exchange of bits is its own inverse.
 uint8_t SlotOf(const QuadsShape& shape, uint32_t offset) {
@@ -23,53 +21,55 @@ uint32_t OffsetOf(const QuadsShape& shape, uint8_t slot) {
   return offset & (shape.window - 1);
 }
 
-// Where a slot's code is, or a tight shape's low two bits of it.
-struct CodePlace {
+// Where a slot has bits of its code: a byte of its pair of steps, and a shift.
+struct BitPlace {
   uint32_t byte, shift;
 };
 
-CodePlace PlaceOfCode(const QuadsShape& shape, uint32_t step, uint32_t slot) {
+BitPlace PlaceOfLowBits(const QuadsShape& shape, uint32_t step, uint32_t slot) {
   const uint32_t slots = shape.lanes * kQuad;
-  if (!shape.tight) return {2 * slots + slot, 4 * step};
+  if (shape.low_bits == 4) return {2 * slots + slot, 4 * step};
   return {2 * slots + slot % (slots / 2), 4 * step + 2 * (slot / (slots / 2))};
 }
 
-uint32_t TightShift(const QuadsShape& shape) { return shape.for_pshufb ? 4 : 6; }
+BitPlace PlaceInColumn(const QuadsShape& shape, uint32_t step, uint32_t slot) {
+  return {step * shape.lanes * kQuad + slot, shape.for_pshufb ? 4u : shape.window <= 64 ? 6u : 7u};
+}
 
+// A word for a step of 8 lanes, a bit a slot. For AVX2 a shift of each 4 slots' copy of the word by their number brings
+// the bits to the tops of their bytes.
+BitPlace PlaceOfHighBit(const QuadsShape& shape, uint32_t step, uint32_t slot) {
+  const uint32_t first = HighPlane(shape) + step * shape.lanes * kQuad / 8;
+  if (shape.for_pshufb) return {first + slot % 4, 7 - slot / 4};
+  return {first + slot / 8, slot % 8};
+}
+
+void PutBits(const BitPlace& at, uint32_t bits, uint8_t* pair) {
+  pair[at.byte] = static_cast<uint8_t>(pair[at.byte] | bits << at.shift);
+}
+
+// All bits but the column's are zero at first.
 void SetCode(const QuadsShape& shape, uint32_t step, uint32_t slot, uint32_t code, uint8_t* pair) {
-  const CodePlace at = PlaceOfCode(shape, step, slot);
-  uint8_t& column = pair[step * shape.lanes * kQuad + slot];
-  if (shape.tight) column = static_cast<uint8_t>(column | code >> 2 << TightShift(shape)), code &= 3;
-  pair[at.byte] = static_cast<uint8_t>(pair[at.byte] | code << at.shift);
+  const uint32_t high = code >> shape.low_bits, by_column = BitsByColumn(shape);
+  PutBits(PlaceOfLowBits(shape, step, slot), code & ((1u << shape.low_bits) - 1), pair);
+  PutBits(PlaceInColumn(shape, step, slot), high & ((1u << by_column) - 1), pair);
+  if (by_column < HighBits(shape)) PutBits(PlaceOfHighBit(shape, step, slot), high >> by_column, pair);
+}
+
+uint32_t BitsOf(const BitPlace& at, uint32_t num_bits, const uint8_t* pair) {
+  return uint32_t{pair[at.byte]} >> at.shift & ((1u << num_bits) - 1);
 }
 
 int8_t WeightOf(const QuadsLayout& w, const uint8_t* pair, uint32_t step, uint32_t slot) {
-  const uint32_t slots = w.shape.lanes * kQuad;
-  if (!w.shape.coded) return static_cast<int8_t>(pair[(2 + step) * slots + slot]);
-  const CodePlace at = PlaceOfCode(w.shape, step, slot);
-  const uint32_t code = uint32_t{pair[at.byte]} >> at.shift;
-  if (!w.shape.tight) return w.table[code & 15];
-  return w.table[(code & 3) | (pair[step * slots + slot] >> TightShift(w.shape) & 3) << 2];
-}
-
-// Of packed entries with the widths that need the fewest bytes, if weights are kept at random: a gap of g bits takes a
-// filler for each 2^g columns without a weight.
-double EntryBytes(const PackedView& packed) {
-  const double dropped = 1.0 - packed.num_kept / (static_cast<double>(packed.rows) * packed.cols);
-  uint32_t code_bits = 2;
-  while ((1u << code_bits) < packed.codebook_size) ++code_bits;
-  double beyond = dropped, fewest = 1e300;  // the share of gaps of 2^g columns and more
-  for (uint32_t gap_bits = 0; gap_bits <= 8; ++gap_bits, beyond *= beyond) {
-    if (gap_bits >= kFewestGapBits) fewest = std::min(fewest, (gap_bits + code_bits) / (1.0 - beyond));
-  }
-  return packed.num_kept * fewest / 8.0;
+  const QuadsShape& shape = w.shape;
+  if (shape.code_bits == 0) return static_cast<int8_t>(pair[(2 + step) * shape.lanes * kQuad + slot]);
+  const uint32_t by_column = BitsByColumn(shape);
+  uint32_t high = BitsOf(PlaceInColumn(shape, step, slot), by_column, pair);
+  if (by_column < HighBits(shape)) high |= BitsOf(PlaceOfHighBit(shape, step, slot), 1, pair) << by_column;
+  return w.table[BitsOf(PlaceOfLowBits(shape, step, slot), shape.low_bits, pair) | high << shape.low_bits];
 }
 
 }  // namespace
-
-bool IsLean(const PackedView& packed, uint64_t num_bytes) {
-  return num_bytes <= kSmallBytes || static_cast<double>(num_bytes) <= kMostOfEntries * EntryBytes(packed);
-}
 
 QuadsBuilder::QuadsBuilder(const PackedView& packed) : packed_(packed) {}
 
@@ -86,11 +86,19 @@ Status QuadsBuilder::Scan() {
   return Status::kOk;
 }
 
-bool QuadsBuilder::CanBeCoded() const { return packed_.codebook_size <= 16; }
-
 uint32_t QuadsBuilder::LargestWindow() const { return packed_.cols <= kAlignment ? kAlignment : 2 * kAlignment; }
 
 uint32_t QuadsBuilder::LongestRow() const { return num_rows_ != 0 ? rows_[0].left : 0; }
+
+uint32_t QuadsBuilder::NumForms() const { return packed_.codebook_size <= 64 ? 2 : 1; }
+
+QuadsShape QuadsBuilder::FormOf(const QuadsShape& shape, uint32_t form) const {
+  const uint32_t size = packed_.codebook_size;
+  QuadsShape made = shape;
+  made.code_bits = size <= 16 ? 4 : form == 0 ? 0 : size <= 32 ? 5 : 6;
+  made.low_bits = size <= 16 && form == 1 ? 2 : 4;
+  return made;
+}
 
 uint32_t QuadsBuilder::NumSlices(const QuadsShape& shape) const {
   return num_rows_ / shape.lanes + (num_rows_ % shape.lanes != 0);
@@ -140,11 +148,12 @@ uint64_t QuadsBuilder::WalkSlice(const QuadsShape& shape, uint32_t slice, Begin&
 uint64_t QuadsBuilder::CountPairs(const QuadsShape& shape, uint32_t stride) const {
   const auto begin = [](uint64_t, uint32_t) {};
   const auto emit = [](uint64_t, uint32_t, uint32_t, uint32_t) {};
-  uint64_t pairs = 0;
-  for (uint64_t slice = 0; slice < NumSlices(shape); slice += stride) {
-    pairs += stride * ((WalkSlice(shape, static_cast<uint32_t>(slice), begin, emit) + 1) / 2);
+  const uint64_t slices = NumSlices(shape);
+  uint64_t pairs = 0, counted = 0;
+  for (uint64_t slice = 0; slice < slices; slice += stride, ++counted) {
+    pairs += (WalkSlice(shape, static_cast<uint32_t>(slice), begin, emit) + 1) / 2;
   }
-  return pairs;
+  return counted == 0 ? 0 : pairs * slices / counted;
 }
 
 uint64_t QuadsBuilder::PlaceArrays(const QuadsShape& shape, uint64_t num_pairs, void* base, QuadsLayout* arrays) const {
@@ -155,6 +164,11 @@ uint64_t QuadsBuilder::PlaceArrays(const QuadsShape& shape, uint64_t num_pairs, 
   arrays->moves = arena.Take<uint8_t>(2 * num_pairs);
   arrays->slots = arena.Take<uint8_t>(num_pairs * PairBytes(shape));
   return arena.used();
+}
+
+uint64_t QuadsBuilder::NumBytes(const QuadsShape& shape, uint64_t num_pairs) const {
+  QuadsLayout arrays;
+  return PlaceArrays(shape, num_pairs, nullptr, &arrays);
 }
 
 // Slots are zero at first: column 0 of the window with weight 0, or with code 0, whose weight is 0.
@@ -169,7 +183,7 @@ void QuadsBuilder::FillSlices(const Int8Codebook& codebook, QuadsLayout* layout)
       uint8_t* pair = layout->slots + (first + step / 2) * PairBytes(shape);
       const uint32_t half = step % 2, code = BitsAt(packed_.codes, entry, packed_.code_bits);
       pair[half * slots + slot] = SlotOf(shape, offset);
-      if (shape.coded) {
+      if (shape.code_bits != 0) {
         SetCode(shape, half, slot, code, pair);
       } else {
         pair[(2 + half) * slots + slot] = static_cast<uint8_t>(codebook.values[code]);
@@ -181,9 +195,7 @@ void QuadsBuilder::FillSlices(const Int8Codebook& codebook, QuadsLayout* layout)
 }
 
 Status QuadsBuilder::Build(const QuadsShape& shape, const FcKernel* kernel, FcLayout** out) const {
-  const uint64_t num_pairs = CountPairs(shape, 1);
-  QuadsLayout arrays;
-  const uint64_t num_bytes = PlaceArrays(shape, num_pairs, nullptr, &arrays);
+  const uint64_t num_pairs = CountPairs(shape, 1), num_bytes = NumBytes(shape, num_pairs);
   auto* layout = static_cast<QuadsLayout*>(AllocateAligned(num_bytes));
   if (layout == nullptr) return Status::kOutOfMemory;
   InitLayout(packed_, kernel, num_bytes, layout);
@@ -201,19 +213,39 @@ Status QuadsBuilder::Build(const QuadsShape& shape, const FcKernel* kernel, FcLa
   return Status::kOk;
 }
 
+namespace {
+
+struct Choice {
+  QuadsShape shape;
+  uint64_t pairs, bytes;
+};
+
+// What MakeQuads says.
+Choice FirstLean(const QuadsBuilder& builder, const PackedView& packed, QuadsShape shape) {
+  Choice best = {};
+  if (shape.window == 0 || shape.window > builder.LargestWindow()) shape.window = builder.LargestWindow();
+  for (; shape.window <= builder.LargestWindow(); shape.window *= 2) {
+    const uint64_t pairs = builder.CountPairs(shape, kSampledSlices);
+    for (uint32_t form = 0; form < builder.NumForms(); ++form) {
+      const QuadsShape some = builder.FormOf(shape, form);
+      const uint64_t bytes = builder.NumBytes(some, pairs);
+      if (best.bytes == 0 || bytes < best.bytes) best = {some, pairs, bytes};
+      if (IsLean(packed, bytes)) return {some, pairs, bytes};
+    }
+  }
+  return best;
+}
+
+}  // namespace
+
 Status MakeQuads(const PackedView& packed, QuadsShape shape, const FcKernel* kernel, FcLayout** out) {
   QuadsBuilder builder(packed);
   const Status status = builder.Scan();
   if (status != Status::kOk) return status;
-  if (shape.window == 0) shape.window = builder.LargestWindow();
-  shape.coded = builder.CanBeCoded();
-  const bool may_be_tight = shape.tight && shape.coded && shape.window <= 64;
-  shape.tight = false;
-  const uint64_t pairs = builder.CountPairs(shape, kSampledSlices);
-  shape.tight = may_be_tight && !IsLean(packed, pairs * PairBytes(shape));
+  const Choice choice = FirstLean(builder, packed, shape);
   const bool is_vector = packed.num_kept != 0 && builder.LongestRow() <= kMostInt8Weights &&
-                         QuadsFit(shape, pairs, packed.num_kept);
-  return is_vector ? builder.Build(shape, kernel, out) : kFcS8Scalar.make(packed, &kFcS8Scalar, out);
+                         QuadsFit(choice.shape, choice.pairs, packed.num_kept);
+  return is_vector ? builder.Build(choice.shape, kernel, out) : kFcS8Scalar.make(packed, &kFcS8Scalar, out);
 }
 
 uint32_t QuadsSplit(const FcLayout* layout, uint32_t share, uint32_t shares) {

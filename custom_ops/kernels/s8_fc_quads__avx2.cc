@@ -7,12 +7,17 @@
 //   window  64    .069  1.7     .086  2.0     .086  2.0     .17-.20 2.8
 //   window 128    .107  1.6     .114  1.7     .118  1.7     .16-.19 2.1
 //   float32       .31   2.3     .34   2.4     .38   2.4     .45     2.6
-// Look-ups bound what stays in a core's caches (25 instructions a step with a window of 64), bytes the rest. int8 weights
-// instead of codes of 4 bits would save 3 instructions a step: a twentieth of the time from the cache, for a third more
-// bytes, which cost more from memory. Tight shapes take 3 instructions a step more and five sixths of the bytes: from the
-// cache .116 to .134 of the time more with either window. They keep large layers below 1.6 times the packed entries.
+// Look-ups bound what stays in a core's caches (25 instructions a step with a window of 64), bytes the rest. int8
+// weights in place of codes of 4 bits would save 3 instructions a step: a twentieth of the time from the cache, for a
+// third more bytes, which cost more from memory. Tight shapes, of which bits of codes stand in the columns' bytes, take 3
+// instructions a step more and five sixths of the bytes: from the cache .116 to .134 of the time more. Codes of 5 and 6
+// bits take 5 and 9 instructions a step more than int8 weights, and three quarters of the bytes. They keep large layers
+// below 1.6 times the packed entries (a fifth to two fifths of the time more than int8 weights where 4 % is kept, less
+// time where 25 % is).
 #include <immintrin.h>
+#include <string.h>
 
+#include "lean.h"
 #include "quads.h"
 
 namespace keras_prune {
@@ -21,7 +26,8 @@ namespace {
 constexpr uint32_t kLanes = 8;
 constexpr uint64_t kCachedBytes = uint64_t{8} << 20;  // of one core's share of the last-level cache, about
 constexpr double kNanosecondsPerByte = 0.06;
-constexpr double kTightCost = 0.5;  // of a pair of steps, in nanoseconds
+// Of a pair of steps, in nanoseconds: of bits of codes in columns' bytes, of codes of 5 and 6 bits, of a plane of bits.
+constexpr double kTightCost = 0.5, kFiveBitsCost = 1.2, kSixBitsCost = 1.8, kPlaneCost = 0.3;
 constexpr double kScalarCost = 0.7;       // of a weight, in nanoseconds
 
 // x at 32 columns of the window. Bit 7 of a slot chooses between two halves of 32 columns (pshufb gives 0 where it is
@@ -53,31 +59,80 @@ inline void TakeStep(const int8_t* at, size_t stride, __m256i slots, __m256i wei
   }
 }
 
-// The weights of a pair of steps.
-template <bool kCoded, bool kTight>
-inline void LoadWeights(const uint8_t* pair, __m256i table, const __m256i* slots, __m256i* weights) {
-  if constexpr (!kCoded) {
-    for (int i = 0; i < 2; ++i) weights[i] = _mm256_load_si256(reinterpret_cast<const __m256i*>(pair) + 2 + i);
-  } else if constexpr (kTight) {
-    const __m256i low = _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(pair + 64)));
-    for (int i = 0; i < 2; ++i) {
-      const __m256i shifts = _mm256_setr_epi64x(4 * i, 4 * i, 4 * i + 2, 4 * i + 2);
-      const __m256i bits01 = _mm256_and_si256(_mm256_srlv_epi64(low, shifts), _mm256_set1_epi8(3));
-      const __m256i bits23 = _mm256_and_si256(_mm256_srli_epi16(slots[i], 2), _mm256_set1_epi8(12));
-      weights[i] = _mm256_shuffle_epi8(table, _mm256_or_si256(bits01, bits23));
-    }
+// What a code stands for: up to 64 weights, 16 a register, twice.
+struct Tables {
+  __m256i of[4];
+};
+
+// Weights by a code's low 4 bits and, in the tops of bytes, its bits 4 and 5.
+template <int kCodeBits>
+inline __m256i TakeWeights(const Tables& tables, __m256i low, __m256i bit4, __m256i bit5) {
+  if constexpr (kCodeBits == 4) {
+    return _mm256_shuffle_epi8(tables.of[0], low);
+  } else if constexpr (kCodeBits == 5) {
+    return _mm256_blendv_epi8(_mm256_shuffle_epi8(tables.of[0], low), _mm256_shuffle_epi8(tables.of[1], low), bit4);
   } else {
-    const __m256i codes = _mm256_load_si256(reinterpret_cast<const __m256i*>(pair) + 2), low = _mm256_set1_epi8(15);
-    weights[0] = _mm256_shuffle_epi8(table, _mm256_and_si256(codes, low));
-    weights[1] = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(codes, 4), low));
+    const __m256i above = _mm256_blendv_epi8(_mm256_shuffle_epi8(tables.of[2], low),
+                                             _mm256_shuffle_epi8(tables.of[3], low), bit4);
+    return _mm256_blendv_epi8(TakeWeights<5>(tables, low, bit4, bit5), above, bit5);
   }
 }
 
-template <int kWindow, bool kCoded, bool kTight, int kBatch>
+inline __m256i Load(const uint8_t* at) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)); }
+
+// Of the codes of a pair of steps, what stands in their plane.
+template <int kLowBits>
+inline void LoadLowBits(const uint8_t* plane, __m256i* low) {
+  if constexpr (kLowBits == 2) {
+    const __m256i half = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(plane)));
+    for (int i = 0; i < 2; ++i) {
+      const __m256i shifts = _mm256_setr_epi64x(4 * i, 4 * i, 4 * i + 2, 4 * i + 2);
+      low[i] = _mm256_and_si256(_mm256_srlv_epi64(half, shifts), _mm256_set1_epi8(3));
+    }
+  } else {
+    const __m256i codes = Load(plane), mask = _mm256_set1_epi8(15);
+    low[0] = _mm256_and_si256(codes, mask);
+    low[1] = _mm256_and_si256(_mm256_srli_epi16(codes, 4), mask);
+  }
+}
+
+// A step's bits of the plane of highest bits, at the tops of bytes.
+inline __m256i LoadHighest(const uint8_t* plane) {
+  int32_t word;
+  memcpy(&word, plane, sizeof word);
+  return _mm256_sllv_epi32(_mm256_set1_epi32(word), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+// The weights of a pair of steps.
+template <int kWindow, int kCodeBits, int kLowBits>
+inline void LoadWeights(const uint8_t* pair, const Tables& tables, const __m256i* slots, __m256i* weights) {
+  constexpr QuadsShape kShape = {kLanes, true, kWindow, kCodeBits, kLowBits};
+  constexpr bool kPlane = HighBits(kShape) > BitsByColumn(kShape);
+  __m256i low[2];
+  LoadLowBits<kLowBits>(pair + 64, low);
+  for (int i = 0; i < 2; ++i) {
+    const __m256i highest = kPlane ? LoadHighest(pair + HighPlane(kShape) + 4 * i) : _mm256_setzero_si256();
+    if constexpr (kLowBits == 2) {
+      const __m256i bits = _mm256_and_si256(_mm256_srli_epi16(slots[i], 2), _mm256_set1_epi8(kPlane ? 4 : 12));
+      low[i] = _mm256_or_si256(low[i], bits);
+      const __m256i bit3 = _mm256_and_si256(_mm256_srli_epi16(highest, 4), _mm256_set1_epi8(8));
+      if (kPlane) low[i] = _mm256_or_si256(low[i], bit3);
+    }
+    const __m256i bit4 = _mm256_slli_epi16(slots[i], 3);
+    const __m256i bit5 = kPlane ? highest : _mm256_slli_epi16(slots[i], 2);
+    weights[i] = TakeWeights<kCodeBits>(tables, low[i], bit4, bit5);
+  }
+}
+
+template <int kWindow, int kCodeBits, int kLowBits, int kBatch>
 void ForwardTile(const QuadsLayout& w, const RowBlock& rows, size_t batch_row, uint32_t first, uint32_t end) {
   const auto* x = static_cast<const int8_t*>(rows.x) + batch_row * rows.stride;
-  const __m256i table = _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(w.table)));
-  constexpr QuadsShape kShape = {kLanes, kWindow, kCoded, true, kTight};
+  Tables tables;
+  for (int i = 0; i < 4; ++i) {
+    const __m128i some = _mm_load_si128(reinterpret_cast<const __m128i*>(w.table) + i);
+    tables.of[i] = _mm256_broadcastsi128_si256(some);
+  }
+  constexpr QuadsShape kShape = {kLanes, true, kWindow, kCodeBits, kLowBits};
   const auto* moves = w.moves + size_t{w.first_pair[first]} * 2;
   const auto* pair = w.slots + size_t{w.first_pair[first]} * PairBytes(kShape);
   for (uint32_t slice = first; slice < end; ++slice) {
@@ -86,8 +141,12 @@ void ForwardTile(const QuadsLayout& w, const RowBlock& rows, size_t batch_row, u
     const int8_t* at = x;
     for (uint32_t left = w.first_pair[slice + 1] - w.first_pair[slice]; left != 0; --left) {
       __m256i slots[2], weights[2];
-      for (int i = 0; i < 2; ++i) slots[i] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(pair) + i);
-      LoadWeights<kCoded, kTight>(pair, table, slots, weights);
+      for (int i = 0; i < 2; ++i) slots[i] = Load(pair + 32 * i);
+      if constexpr (kCodeBits == 0) {
+        for (int i = 0; i < 2; ++i) weights[i] = Load(pair + 64 + 32 * i);
+      } else {
+        LoadWeights<kWindow, kCodeBits, kLowBits>(pair, tables, slots, weights);
+      }
       at += moves[0];
       TakeStep<kWindow, kBatch>(at, rows.stride, slots[0], weights[0], sums);
       at += moves[1];
@@ -104,18 +163,20 @@ void ForwardTile(const QuadsLayout& w, const RowBlock& rows, size_t batch_row, u
   }
 }
 
-template <int kWindow, bool kCoded, bool kTight>
+template <int kWindow, int kCodeBits, int kLowBits>
 void ForwardBatch(const QuadsLayout& w, const RowBlock& rows, uint32_t first, uint32_t end) {
   size_t row = 0;
-  for (; row + 4 <= rows.count; row += 4) ForwardTile<kWindow, kCoded, kTight, 4>(w, rows, row, first, end);
-  for (; row < rows.count; ++row) ForwardTile<kWindow, kCoded, kTight, 1>(w, rows, row, first, end);
+  for (; row + 4 <= rows.count; row += 4) ForwardTile<kWindow, kCodeBits, kLowBits, 4>(w, rows, row, first, end);
+  for (; row < rows.count; ++row) ForwardTile<kWindow, kCodeBits, kLowBits, 1>(w, rows, row, first, end);
 }
 
 template <int kWindow>
 void ForwardWindow(const QuadsLayout& w, const RowBlock& rows, uint32_t first, uint32_t end) {
-  if (!w.shape.coded) return ForwardBatch<kWindow, false, false>(w, rows, first, end);
-  if (kWindow <= 64 && w.shape.tight) return ForwardBatch<kWindow, true, kWindow <= 64>(w, rows, first, end);
-  ForwardBatch<kWindow, true, false>(w, rows, first, end);
+  if (w.shape.code_bits == 0) return ForwardBatch<kWindow, 0, 4>(w, rows, first, end);
+  if (w.shape.code_bits == 5) return ForwardBatch<kWindow, 5, 4>(w, rows, first, end);
+  if (w.shape.code_bits == 6) return ForwardBatch<kWindow, 6, 4>(w, rows, first, end);
+  if (w.shape.low_bits == 2) return ForwardBatch<kWindow, 4, 2>(w, rows, first, end);
+  ForwardBatch<kWindow, 4, 4>(w, rows, first, end);
 }
 
 void Forward(const FcLayout* layout, const RowBlock& rows, uint32_t first, uint32_t end) {
@@ -127,11 +188,18 @@ void Forward(const FcLayout* layout, const RowBlock& rows, uint32_t first, uint3
   }
 }
 
+// What a pair of steps takes more than with codes of 4 bits in a plane, in nanoseconds.
+double FormCost(const QuadsShape& shape) {
+  const double of_plane = HighBits(shape) > BitsByColumn(shape) ? kPlaneCost : 0.0;
+  return of_plane + (shape.low_bits == 2 ? kTightCost : shape.code_bits == 5 ? kFiveBitsCost
+                     : shape.code_bits == 6 ? kSixBitsCost : 0.0);
+}
+
 // What a pair of steps costs, in nanoseconds: the larger of what its look-ups take and what its bytes take, once the
 // layout does not stay in a core's cache.
 double PairCost(const QuadsShape& shape, uint64_t num_pairs) {
   const double look_ups = shape.window == 32 ? 3.0 : shape.window == 64 ? 4.2 : 6.5;
-  const double steps = look_ups + (shape.tight ? kTightCost : 0.0);
+  const double steps = look_ups + FormCost(shape);
   const bool cached = num_pairs * PairBytes(shape) <= kCachedBytes;
   const double bytes = PairBytes(shape) * kNanosecondsPerByte;
   return cached || steps > bytes ? steps : bytes;
@@ -152,14 +220,14 @@ struct Choice {
 // The fastest of lean shapes, or the smallest where none is lean.
 QuadsShape BestShape(const QuadsBuilder& builder, const PackedView& packed) {
   Choice best = {};
-  for (uint32_t window = 32; window <= builder.LargestWindow(); window *= 2) {
-    const int num_forms = builder.CanBeCoded() && window <= 64 ? 2 : 1;  // tight, too
-    const uint64_t pairs = builder.CountPairs({kLanes, window, builder.CanBeCoded(), true, false}, kSampledSlices);
-    for (int form = 0; form < num_forms; ++form) {
-      const QuadsShape shape = {kLanes, window, builder.CanBeCoded(), true, form == 1};
-      const uint64_t bytes = pairs * PairBytes(shape);
-      const Choice choice = {shape, PairCost(shape, pairs) * static_cast<double>(pairs), bytes, IsLean(packed, bytes)};
-      if (!QuadsFit(shape, pairs, packed.num_kept) || choice.cost >= kScalarCost * packed.num_kept) continue;
+  QuadsShape shape = {kLanes, true, 32, 0, 0};
+  for (; shape.window <= builder.LargestWindow(); shape.window *= 2) {
+    const uint64_t pairs = builder.CountPairs(shape, kSampledSlices);
+    for (uint32_t form = 0; form < builder.NumForms(); ++form) {
+      const QuadsShape some = builder.FormOf(shape, form);
+      const uint64_t bytes = builder.NumBytes(some, pairs);
+      const Choice choice = {some, PairCost(some, pairs) * static_cast<double>(pairs), bytes, IsLean(packed, bytes)};
+      if (!QuadsFit(some, pairs, packed.num_kept) || choice.cost >= kScalarCost * packed.num_kept) continue;
       if (best.BeatenBy(choice)) best = choice;
     }
   }

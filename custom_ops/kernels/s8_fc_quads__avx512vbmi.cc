@@ -6,6 +6,8 @@
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #endif
 
+#include <string.h>
+
 #include "quads.h"
 #include "x86_intrinsics.h"
 
@@ -36,32 +38,61 @@ inline void TakeStep(const int8_t* at, size_t stride, __m512i slots, __m512i wei
   }
 }
 
-template <int kWindow, bool kCoded, int kBatch>
+// Of the codes of a step, what stands in their plane.
+template <int kLowBits, int kStep>
+inline __m512i LoadLowBits(const uint8_t* plane) {
+  if constexpr (kLowBits == 4) {
+    const __m512i codes = _mm512_loadu_si512(plane), shifted = kStep == 0 ? codes : _mm512_srli_epi16(codes, 4);
+    return _mm512_and_si512(shifted, _mm512_set1_epi8(15));
+  }
+  const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(plane));
+  const __m256i first = kStep == 0 ? half : _mm256_srli_epi16(half, 4), second = _mm256_srli_epi16(first, 2);
+  const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1);
+  return _mm512_and_si512(both, _mm512_set1_epi8(3));
+}
+
+// The weights of a step; look-ups ignore the bits above a column's.
+template <int kWindow, int kCodeBits, int kLowBits, int kStep>
+inline __m512i LoadWeights(__m512i table, const uint8_t* pair, __m512i slots) {
+  if constexpr (kCodeBits == 0) {
+    return _mm512_loadu_si512(pair + 128 + 64 * kStep);
+  } else {
+    constexpr QuadsShape kShape = {kLanes, false, kWindow, kCodeBits, kLowBits};
+    constexpr uint32_t kHigh = HighBits(kShape), kByColumn = BitsByColumn(kShape);
+    __m512i codes = LoadLowBits<kLowBits, kStep>(pair + 128);
+    if constexpr (kHigh != 0) {
+      const __m512i bits = _mm512_srli_epi16(slots, (kWindow == 64 ? 6 : 7) - kLowBits);
+      codes = _mm512_or_si512(codes, _mm512_and_si512(bits, _mm512_set1_epi8(((1 << kByColumn) - 1) << kLowBits)));
+    }
+    if constexpr (kHigh > kByColumn) {
+      __mmask64 highest;
+      memcpy(&highest, pair + HighPlane(kShape) + 8 * kStep, sizeof highest);
+      codes = _mm512_mask_add_epi8(codes, highest, codes, _mm512_set1_epi8(1 << (kCodeBits - 1)));
+    }
+    return _mm512_permutexvar_epi8(codes, table);
+  }
+}
+
+template <int kWindow, int kCodeBits, int kLowBits, int kBatch>
 void ForwardTile(const QuadsLayout& w, const RowBlock& rows, size_t batch_row, uint32_t first, uint32_t end) {
   const auto* x = static_cast<const int8_t*>(rows.x) + batch_row * rows.stride;
-  const __m512i table = _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(w.table)));
-  const __m512i low_half = _mm512_set1_epi8(15);
+  const __m512i table = _mm512_loadu_si512(w.table);
   const auto* moves = w.moves + size_t{w.first_pair[first]} * 2;
-  const auto* pairs = w.slots + size_t{w.first_pair[first]} * PairBytes(w.shape);
+  const auto* pair = w.slots + size_t{w.first_pair[first]} * PairBytes(w.shape);
   for (uint32_t slice = first; slice < end; ++slice) {
     __m512i sums[2 * kBatch];
     for (__m512i& sum : sums) sum = _mm512_setzero_si512();
     const int8_t* at = x;
     for (uint32_t left = w.first_pair[slice + 1] - w.first_pair[slice]; left != 0; --left) {
-      __m512i weights = _mm512_load_si512(pairs + 128), odd_weights;
-      if constexpr (kCoded) {
-        odd_weights = _mm512_and_si512(_mm512_srli_epi16(weights, 4), low_half);
-        odd_weights = _mm512_shuffle_epi8(table, odd_weights);
-        weights = _mm512_shuffle_epi8(table, _mm512_and_si512(weights, low_half));
-      } else {
-        odd_weights = _mm512_load_si512(pairs + 192);
-      }
+      const __m512i even = _mm512_loadu_si512(pair), odd = _mm512_loadu_si512(pair + 64);
       at += moves[0];
-      TakeStep<kWindow, kBatch>(at, rows.stride, _mm512_load_si512(pairs), weights, sums);
+      const __m512i weights = LoadWeights<kWindow, kCodeBits, kLowBits, 0>(table, pair, even);
+      TakeStep<kWindow, kBatch>(at, rows.stride, even, weights, sums);
       at += moves[1];
-      TakeStep<kWindow, kBatch>(at, rows.stride, _mm512_load_si512(pairs + 64), odd_weights, sums + kBatch);
+      const __m512i odd_weights = LoadWeights<kWindow, kCodeBits, kLowBits, 1>(table, pair, odd);
+      TakeStep<kWindow, kBatch>(at, rows.stride, odd, odd_weights, sums + kBatch);
       moves += 2;
-      pairs += kCoded ? 192 : 256;
+      pair += PairBytes({kLanes, false, kWindow, kCodeBits, kLowBits});
     }
     for (int b = 0; b < kBatch; ++b) {
       alignas(64) int32_t values[kLanes];
@@ -72,16 +103,20 @@ void ForwardTile(const QuadsLayout& w, const RowBlock& rows, size_t batch_row, u
   }
 }
 
-template <int kWindow, bool kCoded>
+template <int kWindow, int kCodeBits, int kLowBits>
 void ForwardBatch(const QuadsLayout& w, const RowBlock& rows, uint32_t first, uint32_t end) {
   size_t row = 0;
-  for (; row + 4 <= rows.count; row += 4) ForwardTile<kWindow, kCoded, 4>(w, rows, row, first, end);
-  for (; row < rows.count; ++row) ForwardTile<kWindow, kCoded, 1>(w, rows, row, first, end);
+  for (; row + 4 <= rows.count; row += 4) ForwardTile<kWindow, kCodeBits, kLowBits, 4>(w, rows, row, first, end);
+  for (; row < rows.count; ++row) ForwardTile<kWindow, kCodeBits, kLowBits, 1>(w, rows, row, first, end);
 }
 
 template <int kWindow>
 void ForwardWindow(const QuadsLayout& w, const RowBlock& rows, uint32_t first, uint32_t end) {
-  w.shape.coded ? ForwardBatch<kWindow, true>(w, rows, first, end) : ForwardBatch<kWindow, false>(w, rows, first, end);
+  if (w.shape.code_bits == 0) return ForwardBatch<kWindow, 0, 4>(w, rows, first, end);
+  if (w.shape.code_bits == 5) return ForwardBatch<kWindow, 5, 4>(w, rows, first, end);
+  if (w.shape.code_bits == 6) return ForwardBatch<kWindow, 6, 4>(w, rows, first, end);
+  if (w.shape.low_bits == 2) return ForwardBatch<kWindow, 4, 2>(w, rows, first, end);
+  ForwardBatch<kWindow, 4, 4>(w, rows, first, end);
 }
 
 void Forward(const FcLayout* layout, const RowBlock& rows, uint32_t first, uint32_t end) {
@@ -90,7 +125,7 @@ void Forward(const FcLayout* layout, const RowBlock& rows, uint32_t first, uint3
 }
 
 Status Make(const PackedView& packed, const FcKernel* kernel, FcLayout** out) {
-  return MakeQuads(packed, {kLanes, 0, true, false, false}, kernel, out);
+  return MakeQuads(packed, {kLanes, false, 0, 0, 0}, kernel, out);
 }
 
 struct Quantizer {

@@ -16,7 +16,7 @@ struct PairwiseSums {
 
 }  // namespace
 
-const FcKernel kFcS8Neon = {"s8_fc_quads__neon", Isa::kNeon, Input::kInt8Rows, 0, Make, Forward<PairwiseSums>, QuadsSplit,
-                            QuadsBackward};
+const FcKernel kFcS8Neon = {"s8_fc_quads__neon", Isa::kNeon, Input::kInt8Rows, 0, Make, Forward<PairwiseSums>,
+                            QuadsSplit, QuadsBackward};
 
 }  // namespace keras_prune

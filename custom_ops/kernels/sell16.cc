@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "lean.h"
+
 namespace keras_prune {
 namespace {
 
@@ -13,34 +15,57 @@ struct Slot {
   uint32_t column, code;
 };
 
+// The mask of a triple's step for a bit of codes above 4.
+uint16_t& MaskAt(const Sell16Layout& w, uint64_t group, uint32_t step, uint32_t bit) {
+  return w.masks[(group * 3 + step) * NumHighBits(w.shape) + bit];
+}
+
 // Of step `step` of a group.
 Slot SlotAt(const Sell16Layout& w, uint64_t group, uint32_t step, uint32_t lane) {
-  if (w.triples != nullptr) {
+  const uint32_t high_bits = NumHighBits(w.shape);
+  if (w.shape.triples) {
     const uint32_t slot = w.triples[group * kLanes + lane] >> step * kTripleSlotBits;
-    return {slot & (kTripleWindow - 1), slot >> kTripleColumnBits & 15};
+    uint32_t code = slot >> kTripleColumnBits & 15;
+    for (uint32_t bit = 0; bit < high_bits; ++bit) code |= (MaskAt(w, group, step, bit) >> lane & 1u) << (4 + bit);
+    return {slot & (kTripleWindow - 1), code};
   }
   const uint32_t slot = step * kLanes + lane, column = w.columns[group * kPairSlots + slot];
-  if (!w.nibbles) return {column, w.codes[group * kPairSlots + slot]};
-  const uint32_t code = w.codes[group * kLanes + lane] >> step * 4 & 15;
-  return {column, w.fifth_bits == nullptr ? code : code | (w.fifth_bits[group] >> FifthBit(slot) & 1) << 4};
+  if (w.shape.code_bits == 8) return {column, w.codes[group * kPairSlots + slot]};
+  uint32_t code = w.codes[group * kLanes + lane] >> step * 4 & 15;
+  for (uint32_t bit = 0; bit < high_bits; ++bit) {
+    code |= (w.high_bits[group * high_bits + bit] >> HighBit(slot) & 1) << (4 + bit);
+  }
+  return {column, code};
 }
 
 // All bits are zero at first.
 void SetSlot(const Sell16Layout& w, uint64_t group, uint32_t step, uint32_t lane, const Slot& value) {
-  if (w.triples != nullptr) {
-    w.triples[group * kLanes + lane] |= (value.column | value.code << kTripleColumnBits) << step * kTripleSlotBits;
+  const uint32_t high_bits = NumHighBits(w.shape), high = value.code >> 4;
+  if (w.shape.triples) {
+    const uint32_t bits = value.column | (value.code & 15) << kTripleColumnBits;
+    w.triples[group * kLanes + lane] |= bits << step * kTripleSlotBits;
+    for (uint32_t bit = 0; bit < high_bits; ++bit) {
+      uint16_t& mask = MaskAt(w, group, step, bit);
+      mask = static_cast<uint16_t>(mask | (high >> bit & 1) << lane);
+    }
     return;
   }
   const uint32_t slot = step * kLanes + lane;
   w.columns[group * kPairSlots + slot] = static_cast<uint8_t>(value.column);
-  uint8_t& at = w.codes[w.nibbles ? group * kLanes + lane : group * kPairSlots + slot];
-  at = static_cast<uint8_t>(at | (w.nibbles ? (value.code & 15) << step * 4 : value.code));
-  if (w.fifth_bits != nullptr) w.fifth_bits[group] |= value.code >> 4 << FifthBit(slot);
+  if (w.shape.code_bits == 8) {
+    w.codes[group * kPairSlots + slot] = static_cast<uint8_t>(value.code);
+    return;
+  }
+  uint8_t& at = w.codes[group * kLanes + lane];
+  at = static_cast<uint8_t>(at | (value.code & 15) << step * 4);
+  for (uint32_t bit = 0; bit < high_bits; ++bit) {
+    w.high_bits[group * high_bits + bit] |= (high >> bit & 1) << HighBit(slot);
+  }
 }
 
 // Columns from the base before a step to its own.
 uint32_t MoveAt(const Sell16Layout& w, uint64_t group, uint32_t step) {
-  if (w.triples == nullptr) return w.moves[2 * group + step] * MoveUnit(w.shape.window);
+  if (!w.shape.triples) return w.moves[2 * group + step] * MoveUnit(w.shape.window);
   uint32_t move = 0;
   for (uint32_t bit = 0; bit < kTripleMoveBits; ++bit) {
     move |= w.triples[group * kLanes + step * kTripleMoveBits + bit] >> 31 << bit;
@@ -49,7 +74,7 @@ uint32_t MoveAt(const Sell16Layout& w, uint64_t group, uint32_t step) {
 }
 
 void SetMove(const Sell16Layout& w, uint64_t group, uint32_t step, uint32_t columns) {
-  if (w.triples == nullptr) {
+  if (!w.shape.triples) {
     w.moves[2 * group + step] = static_cast<uint8_t>(columns / MoveUnit(w.shape.window));
     return;
   }
@@ -105,8 +130,8 @@ void Sell16Builder::LoadSlice(uint32_t slice, RowCursor* lanes) const {
   }
 }
 
-// Calls begin(step, columns to move) for each step of the slice and emit(step, lane, entry, offset) for each of its weights, which
-// may be none; returns the number of steps.
+// Calls begin(step, columns to move) for each step of the slice and emit(step, lane, entry, offset) for each of its
+// weights, which may be none; returns the number of steps.
 template <typename Begin, typename Emit>
 uint64_t Sell16Builder::WalkSlice(uint32_t slice, const Sell16Shape& shape, Begin&& begin, Emit&& emit) const {
   RowCursor lanes[kLanes];
@@ -136,23 +161,41 @@ uint64_t Sell16Builder::CountGroups(const Sell16Shape& shape) const {
   return groups;
 }
 
+uint32_t Sell16Builder::CodeBits(const Sell16Shape& shape) const {
+  if (shape.code_bits != 0) return shape.code_bits;
+  uint32_t bits = 4;
+  while (1u << bits < packed_.codebook_size) ++bits;
+  return shape.triples || bits <= 5 ? bits : 8;
+}
+
 uint64_t Sell16Builder::PlaceArrays(const Sell16Shape& shape, uint64_t num_groups, void* base,
                                     Sell16Layout* arrays) const {
   Arena arena(base);
   arena.Take<Sell16Layout>(1);
-  arrays->nibbles = packed_.codebook_size <= 32;
+  arrays->shape = shape;
+  arrays->shape.code_bits = CodeBits(shape);
+  const uint64_t num_rows = uint64_t{NumSlices()} * kLanes, high_bits = NumHighBits(arrays->shape);
   arrays->first_group = arena.Take<uint32_t>(uint64_t{NumSlices()} + 1);
-  arrays->row_of = arena.Take<uint32_t>(uint64_t{NumSlices()} * kLanes);
-  arrays->fifth_bits = arrays->triples = nullptr;
+  if (packed_.rows <= kMostShortRows) {
+    arrays->row_of = arena.Take<uint16_t>(num_rows);
+  } else {
+    arrays->row_of = arena.Take<uint32_t>(num_rows);
+  }
   if (shape.triples) {
     arrays->triples = arena.Take<uint32_t>(num_groups * kLanes);
+    arrays->masks = arena.Take<uint16_t>(num_groups * 3 * high_bits);
     return arena.used();
   }
   arrays->moves = arena.Take<uint8_t>(num_groups * 2);
   arrays->columns = arena.Take<uint8_t>(num_groups * kPairSlots);
-  arrays->codes = arena.Take<uint8_t>(num_groups * (arrays->nibbles ? kLanes : kPairSlots));
-  if (arrays->nibbles && packed_.codebook_size > 16) arrays->fifth_bits = arena.Take<uint32_t>(num_groups);
+  arrays->codes = arena.Take<uint8_t>(num_groups * (arrays->shape.code_bits == 8 ? kPairSlots : kLanes));
+  arrays->high_bits = arena.Take<uint32_t>(num_groups * high_bits);
   return arena.used();
+}
+
+uint64_t Sell16Builder::NumBytes(const Sell16Shape& shape, uint64_t num_groups) const {
+  Sell16Layout arrays;
+  return PlaceArrays(shape, num_groups, nullptr, &arrays);
 }
 
 // Slots are zero at first: fillers at the base.
@@ -174,20 +217,24 @@ void Sell16Builder::FillSlices(Sell16Layout* layout) const {
 
 Status Sell16Builder::Build(const Sell16Shape& shape, uint64_t num_groups, const FcKernel* kernel,
                             FcLayout** out) const {
-  Sell16Layout arrays;
-  const uint64_t num_bytes = PlaceArrays(shape, num_groups, nullptr, &arrays);
+  const uint64_t num_bytes = NumBytes(shape, num_groups);
   auto* layout = static_cast<Sell16Layout*>(AllocateAligned(num_bytes));
   if (layout == nullptr) return Status::kOutOfMemory;
   InitLayout(packed_, kernel, num_bytes, layout);
   PlaceArrays(shape, num_groups, layout, layout);
-  layout->shape = shape;
   layout->num_parts = NumSlices();
   layout->kept_rows = num_rows_;
   // Sums begin at +0.0, to which a product of either zero adds the same.
   for (uint32_t code = 1; code < layout->codebook_size; ++code) {
     if (layout->codebook[code] == 0.0f) layout->codebook[code] = -0.0f;
   }
-  for (uint32_t at = 0; at < num_rows_; ++at) layout->row_of[at] = rows_[at].row;
+  for (uint32_t at = 0; at < num_rows_; ++at) {
+    if (packed_.rows <= kMostShortRows) {
+      static_cast<uint16_t*>(layout->row_of)[at] = static_cast<uint16_t>(rows_[at].row);
+    } else {
+      static_cast<uint32_t*>(layout->row_of)[at] = rows_[at].row;
+    }
+  }
   FillSlices(layout);
   *out = layout;
   return Status::kOk;
@@ -198,11 +245,13 @@ Status MakeSell16(const PackedView& packed, uint32_t window, double most_slots, 
   Sell16Builder builder(packed);
   const Status status = builder.Scan();
   if (status != Status::kOk) return status;
-  const Sell16Shape shape = {window, false};
+  Sell16Shape shape = {window, false};
   const uint64_t pairs = builder.CountGroups(shape);
   if (static_cast<double>(pairs * kPairSlots) > most_slots * packed.num_kept) {
     return kFcScalar.make(packed, &kFcScalar, out);
   }
+  const bool has_six_bits = packed.codebook_size > 32 && packed.codebook_size <= 64;
+  if (has_six_bits && !IsLean(packed, builder.NumBytes(shape, pairs))) shape.code_bits = 6;
   return builder.Build(shape, pairs, kernel, out);
 }
 
@@ -220,16 +269,16 @@ template <int kBatch>
 void BackwardTile(const Sell16Layout& w, const float* dy, float* dx) {
   const size_t rows = w.rows, cols = w.cols;
   for (uint32_t slice = 0; slice < w.num_parts; ++slice) {
-    const uint32_t* row_of = w.row_of + size_t{slice} * kLanes;
     float* base = dx;
     for (uint64_t group = w.first_group[slice]; group < w.first_group[slice + 1]; ++group) {
       for (uint32_t slot = 0; slot < GroupSteps(w.shape) * kLanes; ++slot) {
         const uint32_t step = slot / kLanes, lane = slot % kLanes;
         if (lane == 0) base += MoveAt(w, group, step);
         const Slot value = SlotAt(w, group, step, lane);
+        const uint32_t row = RowAt(w, size_t{slice} * kLanes + lane);
         float* at = base + value.column;
         for (int k = 0; k < kBatch; ++k) {
-          const float product = w.codebook[value.code] * dy[row_of[lane] + rows * k];
+          const float product = w.codebook[value.code] * dy[row + rows * k];
           at[cols * k] += value.code != 0 ? product : 0.0f;
         }
       }

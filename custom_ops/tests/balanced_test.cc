@@ -43,7 +43,7 @@ TEST(EveryWindowWithoutFillers) {
                kept, static_cast<size_t>(pairs * kPairSlots), view.num_kept);
         FcLayout* layout = nullptr;
         EXPECT(builder.Build(shape, pairs, &kFcScalar, &layout) == Status::kOk, "build");
-        const size_t bytes = Aligned(sizeof(Sell16Layout)) + Aligned(4 * (rows / kLanes + 1)) + Aligned(4 * rows) +
+        const size_t bytes = Aligned(sizeof(Sell16Layout)) + Aligned(4 * (rows / kLanes + 1)) + Aligned(2 * rows) +
                              Aligned(2 * pairs) + Aligned(view.num_kept) + Aligned(view.num_kept / 2);
         EXPECT(FcLayoutBytes(layout) == bytes, "%zu, not %zu", FcLayoutBytes(layout), bytes);
         FreeFcLayout(layout);

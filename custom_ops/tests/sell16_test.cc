@@ -1,5 +1,5 @@
 // The compute layouts of the vector kernels on float32 rows, each shape whatever the size of the layer: AVX-512 takes
-// triples of steps for large ones only.
+// triples of steps for large ones only, the others codes of 6 bits for large ones of 33 to 64 values.
 #include "../kernels/sell16.h"
 
 #include "forward.h"
@@ -15,11 +15,13 @@ struct Form {
 const std::vector<Form> kForms = {
 #if defined(__x86_64__)
     {&kFcAvx2, {kWidestWindow, false}},
+    {&kFcAvx2, {kWidestWindow, false, 6}},
     {&kFcAvx512, {32, false}},
     {&kFcAvx512, {64, false}},
     {&kFcAvx512, {kTripleWindow, true}},
 #elif defined(__aarch64__)
     {&kFcNeon, {kWidestWindow, false}},
+    {&kFcNeon, {kWidestWindow, false, 6}},
 #endif
 };
 
@@ -33,9 +35,11 @@ void ForEachForm(const Layer& layer, Check&& check) {
   EXPECT(builder.Scan() == Status::kOk, "scan");
   for (const Form& form : kForms) {
     FcLayout* layout = nullptr;
-    if (!IsaSupported(form.kernel->isa)) continue;
+    const bool six_bits = layer.codebook.size() > 32 && layer.codebook.size() <= 64;
+    if (!IsaSupported(form.kernel->isa) || (form.shape.code_bits == 6 && !six_bits)) continue;
     const uint64_t groups = builder.CountGroups(form.shape);
     EXPECT(builder.Build(form.shape, groups, form.kernel, &layout) == Status::kOk, "%s", form.kernel->name);
+    EXPECT(FcLayoutBytes(layout) == builder.NumBytes(form.shape, groups), "%s", form.kernel->name);
     check(view, layout);
     FreeFcLayout(layout);
   }
@@ -57,7 +61,7 @@ void CheckForms(const Layer& layer, const std::vector<size_t>& batches) {
 TEST(AllTailsOfRowsAndColumns) {
   for (uint32_t rows : {1u, 15u, 16u, 17u, 40u}) {
     for (uint32_t cols : {1u, 15u, 33u, 63u, 64u, 65u, 79u, 80u, 81u, 95u, 96u, 127u, 128u, 129u, 200u}) {
-      CheckForms(RandomLayer(rows, cols, 0.2, 16, rows * 1000 + cols), {1, 5});
+      for (uint32_t size : {16u, 33u}) CheckForms(RandomLayer(rows, cols, 0.2, size, rows * 1000 + cols), {1, 5});
     }
   }
 }
@@ -65,6 +69,21 @@ TEST(AllTailsOfRowsAndColumns) {
 TEST(Densities) {
   for (double density : {0.0, 0.002, 0.01, 0.05, 0.3, 1.0}) {
     for (uint32_t size : {2u, 16u}) CheckForms(RandomLayer(70, 1003, density, size, 11), {0, 1, 4});
+  }
+}
+
+TEST(CodebookSizes) {
+  for (uint32_t size : {15u, 16u, 17u, 32u, 33u, 64u, 65u, 128u, 129u, 256u}) {
+    CheckForms(RandomLayer(50, 700, 0.3, size, size), {1, 4});
+  }
+}
+
+// Rows are counted in 16 bits as far as these go.
+TEST(ManyRows) {
+  for (uint32_t rows : {65536u, 65537u}) {
+    Layer layer = RandomLayer(rows, 9, 0.1, 33, rows);
+    layer.codes.back() = 32;
+    CheckForms(layer, {1});
   }
 }
 
@@ -85,15 +104,17 @@ TEST(ColumnsFarApart) {
 }
 
 TEST(WhatIsPrunedNeverTouchesX) {
-  const Layer layer = RandomLayer(45, 333, 0.06, 16, 71);
-  ForEachForm(layer, [&](const PackedView& view, const FcLayout* layout) {
-    for (uint32_t at = 0; at < layer.cols; at += 3) {
-      std::vector<float> x = RandomVector(layer.cols, 73);
-      x[at] = kInf;
-      x[(at + 100) % layer.cols] = std::numeric_limits<float>::quiet_NaN();
-      CheckForward(view, layout, x, {1, true, -kInf, kInf});
-    }
-  });
+  for (uint32_t size : {16u, 64u}) {
+    const Layer layer = RandomLayer(45, 333, 0.06, size, 71);
+    ForEachForm(layer, [&](const PackedView& view, const FcLayout* layout) {
+      for (uint32_t at = 0; at < layer.cols; at += 3) {
+        std::vector<float> x = RandomVector(layer.cols, 73);
+        x[at] = kInf;
+        x[(at + 100) % layer.cols] = std::numeric_limits<float>::quiet_NaN();
+        CheckForward(view, layout, x, {1, true, -kInf, kInf});
+      }
+    });
+  }
 }
 
 }  // namespace
