@@ -253,8 +253,8 @@ TEST(LayoutsFollowTheBytesAndNotTheClaimedSizes) {
 }
 
 // Nine and four of a hundred weights are what AlexNet's and VGG-16's large layers keep, a quarter their last ones.
-// AVX-512's windows take a bit of a column's byte more than others' of 64 columns: 65 to 128 values are 7 bits with
-// int8's 8.
+// Of 65 to 128 values no kernel has codes of 7 bits; with AVX-512's 16 lanes, int8 weights are above 1.6 where 4 % is
+// kept.
 TEST(LargeLayersTakeAtMostSoManyTimesTheirEntries) {
   struct {
     uint32_t rows, cols;
@@ -271,7 +271,7 @@ TEST(LargeLayersTakeAtMostSoManyTimesTheirEntries) {
         FcLayout* layout = nullptr;
         EXPECT(MakeFcLayout(view, {isa, Activations::kInt8, 1}, &layout) == Status::kOk, "layout");
         const double times = static_cast<double>(FcLayoutBytes(layout)) / keras_prune_bench::EntryBytes(view);
-        const double most = isa == Isa::kAvx512Vbmi && codebook_size == 128 ? 1.67 : 1.6;
+        const double most = isa == Isa::kAvx512Vbmi && codebook_size == 128 ? 1.68 : 1.6;
         EXPECT(times <= most, "%s %ux%u, %u values: %.3f", IsaName(isa), c.rows, c.cols, codebook_size, times);
         if (codebook_size == 32) CheckForward(layer, layout, RandomVector(layer.cols), {});
         FreeFcLayout(layout);
