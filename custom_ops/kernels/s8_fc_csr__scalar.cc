@@ -81,7 +81,7 @@ template <CsrCodes kForm>
 void BackwardRow(const CsrLayout& w, const float* dy, float* dx) {
   for (uint32_t at = 0; at < w.kept_rows; ++at) {
     const float factor = w.w_scale * dy[w.row_of[at] & ~kBridged];
-    const auto add = [&w, dx, factor](size_t col, uint32_t code) { 
+    const auto add = [&w, dx, factor](size_t col, uint32_t code) {
       dx[col] += static_cast<float>(WeightOf<kForm>(w, code)) * factor;
     };
     VisitRow<kForm>(w, at, add, add);
