@@ -10,35 +10,15 @@ from __future__ import annotations
 
 import importlib.util
 import pathlib
-import re
 import subprocess
-from typing import Any
 
+import op_report
 import timing
 from absl import app, flags
 
 _JSON = flags.DEFINE_string("json", "out/bench/op_overhead.json", "Where the figures go.")
 _PROGRAM = flags.DEFINE_string("program", "build/bench/tf_op_bench", "The C++ program; `make bench` builds it.")
 _QUICK = flags.DEFINE_bool("quick", False, "Few runs of each layer: to try this script.")
-_LINE = re.compile(
-    r"(?P<layer>.+?) +(?P<shape>\d+x\d+) +(?P<activations>float32|int8) +kernel +(?P<kernel_us>[\d.]+) us +"
-    r"Compute +(?P<compute_us>[\d.]+) us +added +(?P<added_us>-?[\d.]+) us +\(median of pairs +(?P<median_us>\S+)\)"
-)
-
-
-def read(text: str) -> list[dict[str, Any]]:
-    """The rows that the program printed.
-
-    Raises:
-        ValueError: there are none.
-    """
-    rows: list[dict[str, Any]] = []
-    for found in _LINE.finditer(text):
-        row: dict[str, Any] = found.groupdict()
-        rows.append(row | {key: float(value) for key, value in row.items() if key.endswith("_us")})
-    if not rows:
-        raise ValueError(f"expected the table of tf_op_bench, got {text[:200]!r}; build it again")
-    return rows
 
 
 def _tensorflow() -> str:
@@ -59,7 +39,7 @@ def main(argv: list[str]) -> None:
     command = [_PROGRAM.value, _tensorflow(), *(["100"] if _QUICK.value else [])]
     text = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     print(text, end="")
-    timing.write(pathlib.Path(_JSON.value), {"machine": machine, "quick": _QUICK.value, "layers": read(text)})
+    timing.write(pathlib.Path(_JSON.value), {"machine": machine, "quick": _QUICK.value, "layers": op_report.read(text)})
 
 
 if __name__ == "__main__":

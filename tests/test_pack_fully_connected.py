@@ -110,6 +110,7 @@ def test_report_golden():
         "gap_bytes": 2,
         "code_bytes": 1,
         "low_bytes": 0,
+        "activations": "",  # of a file's operators; these bytes are in none yet
         "num_bytes": 47,
     }
 

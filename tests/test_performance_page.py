@@ -128,7 +128,7 @@ def test_tables_of_convolutions_and_choices(tables):
 
 
 def test_the_op_s_table_is_that_of_its_program(tables):
-    op_overhead = importlib.import_module("op_overhead")
+    op_report = importlib.import_module("op_report")
     printed = (
         "batch 1, one thread; the 1st percentiles of 5000 runs (other work on the machine disturbs these least)\n"
         "a few weights         8x8     float32  kernel    0.08 us  Compute    0.64 us  added  0.56 us   "
@@ -136,10 +136,10 @@ def test_the_op_s_table_is_that_of_its_program(tables):
         "AlexNet fc8        1000x4096  int8     kernel   60.18 us  Compute   62.68 us  added  2.50 us   "
         "(median of pairs -2.79)\n"
     )
-    figures = {"op_overhead": {"layers": op_overhead.read(printed)}}
+    figures = {"op_overhead": {"layers": op_report.read(printed)}}
     assert tables.op_overhead(figures).splitlines()[2:] == [
         "| a few weights, 8x8, float32 activations | 0.08 | 0.64 | 0.56 | 0.61 |",
         "| AlexNet fc8, 1000x4096, int8 activations | 60.18 | 62.68 | 2.50 | -2.79 |",
     ]
     with pytest.raises(ValueError, match="expected the table of tf_op_bench, got 'nothing'"):
-        op_overhead.read("nothing")
+        op_report.read("nothing")
