@@ -33,7 +33,7 @@ def typed_model(policy):
         ("mixed_float16", 11),
         pytest.param("mixed_bfloat16", 8, marks=pytest.mark.slow),
         pytest.param("float16", 11, marks=pytest.mark.slow),
-        ("bfloat16", 8),
+        pytest.param("bfloat16", 8, marks=pytest.mark.slow),
         ("float64", 24),
     ],
 )

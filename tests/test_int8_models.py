@@ -48,10 +48,9 @@ def recurrent():
     ("build", "calibrated"),
     [
         (residual, True),
-        (recurrent, False),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
-            for case in ((residual, False), (recurrent, True), (u_net, False), (u_net, True))
+            for case in ((residual, False), (recurrent, False), (recurrent, True), (u_net, False), (u_net, True))
         ),
     ],
 )

@@ -54,7 +54,11 @@ def test_example_writes_its_artifacts(data_dir, tmp_path):
     ("flag", "message"),
     [
         ("--json={folder}", "IsADirectoryError: .*expected the name of a file, got a folder"),
-        ("--density=0.1,0.2", r"ValueError: --density: expected 3 shares above 0 and up to 1.*got \[0\.1, 0\.2\]"),
+        pytest.param(
+            "--density=0.1,0.2",
+            r"ValueError: --density: expected 3 shares above 0 and up to 1.*got \[0\.1, 0\.2\]",
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             "--density=0.1,0.2,2",
             "ValueError: --density: expected 3 shares above 0 and up to 1",
@@ -70,11 +74,12 @@ def test_wrong_flags_are_said_before_training(tmp_path, flag, message):
     assert re.search(message, result.stderr), result.stderr[-2000:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "choice",
     [
-        pytest.param(("lenet_300_100", "iterative", "l2"), marks=pytest.mark.slow),
-        pytest.param(("lenet_300_100", "one_shot", "l1"), marks=pytest.mark.slow),
+        ("lenet_300_100", "iterative", "l2"),
+        ("lenet_300_100", "one_shot", "l1"),
         ("lenet5", "gradual", "l2"),
     ],
     ids="-".join,

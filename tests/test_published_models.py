@@ -94,6 +94,7 @@ def test_dense_keras_model_is_no_larger_and_computes_the_same(model_path):
     assert_close(run(result), run(data))
 
 
+@pytest.mark.slow
 def test_keras_model_pruned_to_80_percent(model_path):
     model = keras.saving.load_model(model_path("mlperf_tiny_ad01.h5"), compile=False)
     keras_prune.prune(model, 0.8)

@@ -55,7 +55,11 @@ def inputs_of(model, number=32):
     return rng.normal(size=shape).astype(np.float32)
 
 
-@pytest.mark.parametrize("scheme", [None, Codebook(3), Int8(), "float16"], ids=str)
+@pytest.mark.parametrize(
+    "scheme",
+    [Codebook(3), *(pytest.param(scheme, marks=pytest.mark.slow) for scheme in (None, Int8(), "float16"))],
+    ids=str,
+)
 @pytest.mark.parametrize("build", [images, pytest.param(sequences, marks=pytest.mark.slow)])
 def test_predictions_are_those_of_the_file(build, scheme):
     model = pruned(build)
@@ -71,7 +75,8 @@ def test_predictions_are_those_of_the_file(build, scheme):
         assert (other.numpy()[one.numpy() == 0] == 0).all()
 
 
-@pytest.mark.parametrize("scheme", [pytest.param(Int8(), marks=pytest.mark.slow), Codebook(3)], ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", [Int8(), Codebook(3)], ids=str)
 def test_exporting_the_quantized_model_gives_the_same_predictions_again(scheme):
     model = pruned(images)
     x = inputs_of(model)

@@ -55,7 +55,7 @@ def found(model):
 
 
 @pytest.mark.parametrize("density", [0.3, 1.0])
-@pytest.mark.parametrize("build", [image_model, sequence_model])
+@pytest.mark.parametrize("build", [image_model, pytest.param(sequence_model, marks=pytest.mark.slow)])
 def test_every_kernel_is_found(build, density):
     model = filled(build(), density)
     kernels = {v.path for v in model.weights if v.name.endswith(("kernel", "embeddings"))}

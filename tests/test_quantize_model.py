@@ -103,6 +103,11 @@ def normalized():
 
 EXACT = [classifier, convolutional, shared_and_nested, einsum, attention, recurrent]
 FOLDED = [folded_after, folded_before, rescaled, offset, offset_through_two, normalized]
+LONG = {convolutional, einsum, recurrent, folded_before, offset, normalized}  # others show the same in less time
+
+
+def some_slow(builds):
+    return [pytest.param(build, marks=[pytest.mark.slow] * (build in LONG)) for build in builds]
 
 
 @pytest.mark.parametrize("build", EXACT + FOLDED)
@@ -118,7 +123,7 @@ def test_predictions_are_those_of_the_file(build):
     assert np.abs(want - model.predict(x, verbose=0)).max() > 1e-3  # 3 bits are not nothing
 
 
-@pytest.mark.parametrize("build", EXACT)
+@pytest.mark.parametrize("build", some_slow(EXACT))
 def test_exporting_the_quantized_model_packs_the_same_bytes(build):
     model = prune(build())
     _, before = packed_matrices(tflite.export_tflite(model))
@@ -126,7 +131,7 @@ def test_exporting_the_quantized_model_packs_the_same_bytes(build):
     assert before == after
 
 
-@pytest.mark.parametrize("build", FOLDED)
+@pytest.mark.parametrize("build", some_slow(FOLDED))
 def test_exporting_a_folded_quantized_model_packs_the_same_values(build):
     model = prune(build())
     before, after = tflite.export_tflite(model), tflite.export_tflite(quantize(model))

@@ -84,7 +84,7 @@ def run(data, x):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("build", [images, sequences, tokens])
+@pytest.mark.parametrize("build", [images, pytest.param(sequences, marks=pytest.mark.slow), tokens])
 def test_runs_under_the_default_interpreter(build, kind):
     data, x, want = made(build, kind)
     _, tolerance, share = KINDS[kind]
