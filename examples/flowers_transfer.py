@@ -1,6 +1,6 @@
 r"""Transfer learning with pruning, as in Molchanov et al. 2017: SqueezeNet from ImageNet to photos of flowers.
 
-    python examples/flowers_transfer.py --data DATA --out out/flowers                           # one seed, 12 minutes
+    python examples/flowers_transfer.py --data DATA --out out/flowers                           # one seed, 14 minutes
     python examples/flowers_transfer.py --data DATA --out out/flowers_full --setting full       # three seeds, hours
 
 DATA has the folder flowers/ (train and val, CLASS/*.jpg) and models/squeezenet_v1_1_imagenet_notop.keras. SqueezeNet
