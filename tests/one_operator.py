@@ -158,3 +158,9 @@ def through(model, name, decoder, *, stored, kind=None):
 def with_float16(model, name):
     """Weights in float16, which DEQUANTIZE makes float32: what the converter's float16 mode writes."""
     return through(model, name, "DEQUANTIZE", stored=f"{name}/half", kind=schema.TensorType.FLOAT16)
+
+
+def fully_connected(shape=(24, 400)):
+    """A file of one sparse layer."""
+    inputs = [(1, shape[1]), sparse_weights(*shape), None]
+    return flatbuffer.write(model_of("FULLY_CONNECTED", ("FullyConnectedOptions", {}), inputs, output=(1, shape[0])))
